@@ -1,0 +1,1 @@
+"""CONTRACT ONLY, being written: class Ranker with these methods (see the helper prompt)."""

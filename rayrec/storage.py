@@ -1,0 +1,177 @@
+"""Directories on any fsspec URI, published whole: files first, `manifest.json` with their hashes last.
+
+A directory without a manifest is no artifact; a file that the manifest does not list is not part of it.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from importlib import metadata, util
+from typing import Any
+
+import fsspec
+
+ALLOWED_SCHEMES = ("file", "s3", "gs", "abfs", "hdfs", "memory", "package")
+MANIFEST = "manifest.json"
+RECORDED_PACKAGES = ("rayrec", "ray", "torch", "transformers", "deepspeed", "peft", "pyarrow", "numpy")
+
+
+def absolute(uri: str) -> str:
+    """The URI with a scheme untouched, a local path made absolute; `package://NAME/PATH` is a file an installed package ships.
+
+    Raises:
+        ValueError: the scheme is not one of ALLOWED_SCHEMES, or the package is not installed.
+    """
+    scheme, separator, rest = uri.partition("://")
+    if not separator:
+        return os.path.abspath(os.path.expanduser(uri))
+    if scheme not in ALLOWED_SCHEMES:
+        raise ValueError(
+            f"the URI {uri!r} has the scheme {scheme!r}; expected one of {', '.join(ALLOWED_SCHEMES)} or a local path"
+        )
+    if scheme == "package":
+        name, _, path = rest.partition("/")
+        spec = util.find_spec(name)
+        if spec is None or not spec.submodule_search_locations:
+            raise ValueError(f"{uri!r} points into the package {name!r}, which is not installed; pip install it")
+        return os.path.join(spec.submodule_search_locations[0], path)
+    return rest if scheme == "file" else uri
+
+
+def join(uri: str, *parts: str) -> str:
+    """The URI of something below `uri`."""
+    return "/".join([uri.rstrip("/"), *parts])
+
+
+def _filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    filesystem, path = fsspec.core.url_to_fs(absolute(uri))
+    return filesystem, path
+
+
+def exists(uri: str) -> bool:
+    """Whether a file or directory is there."""
+    filesystem, path = _filesystem(uri)
+    return bool(filesystem.exists(path))
+
+
+def read_bytes(uri: str) -> bytes:
+    """The whole file."""
+    filesystem, path = _filesystem(uri)
+    return bytes(filesystem.cat_file(path))
+
+
+def write_bytes(uri: str, data: bytes) -> dict[str, Any]:
+    """Writes a file, making its directory, and returns its manifest entry: size in bytes and sha256."""
+    filesystem, path = _filesystem(uri)
+    filesystem.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
+    filesystem.pipe_file(path, data)
+    return {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+
+
+def read_json(uri: str) -> Any:
+    """The parsed JSON file."""
+    return json.loads(read_bytes(uri))
+
+
+def write_json(uri: str, value: Any) -> dict[str, Any]:
+    """Writes readable JSON with sorted keys and returns its manifest entry."""
+    return write_bytes(uri, (json.dumps(value, indent=1, sort_keys=True) + "\n").encode())
+
+
+def upload_directory(local: str, uri: str) -> dict[str, dict[str, Any]]:
+    """Copies every file below a local directory to `uri` and returns their manifest entries by relative path."""
+    entries = {}
+    for folder, _, names in os.walk(local):
+        for name in names:
+            path = os.path.join(folder, name)
+            relative = os.path.relpath(path, local).replace(os.sep, "/")
+            with open(path, "rb") as file:
+                entries[relative] = write_bytes(join(uri, relative), file.read())
+    return entries
+
+
+def download_directory(uri: str, local: str) -> str:
+    """A verified local copy of a published directory: the directory itself where `uri` is local.
+
+    Raises:
+        ValueError: nothing is published there, or a file is missing or altered.
+    """
+    verify(uri)
+    filesystem, path = _filesystem(uri)
+    if "file" in filesystem.protocol:
+        return path
+    for name in [*manifest(uri)["files"], MANIFEST]:
+        target = os.path.join(local, name)
+        os.makedirs(os.path.dirname(target), exist_ok=True)
+        with open(target, "wb") as file:
+            file.write(read_bytes(join(uri, name)))
+    return local
+
+
+def provenance(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What every artifact says of its making: resolved config, code version, package versions, seed."""
+    packages = {}
+    for name in RECORDED_PACKAGES:
+        try:
+            packages[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            packages[name] = "absent"
+    return {"config": dict(config), "code": packages["rayrec"], "packages": packages, "seed": config.get("seed")}
+
+
+def publish(uri: str, kind: str, files: Mapping[str, Mapping[str, Any]], **about: Any) -> str:
+    """Makes a written directory an artifact by writing its manifest, last.
+
+    Args:
+        uri: the directory.
+        kind: dataset, weights, checkpoint, report or bundle.
+        files: manifest entries (size, sha256) by relative path.
+        about: further JSON values to store (counts, provenance, inputs).
+
+    Returns:
+        The absolute URI.
+    """
+    write_json(join(uri, MANIFEST), {"kind": kind, "files": dict(sorted(files.items())), **about})
+    return absolute(uri)
+
+
+def is_published(uri: str) -> bool:
+    """Whether a manifest is there."""
+    return exists(join(uri, MANIFEST))
+
+
+def manifest(uri: str, kind: str | None = None) -> dict[str, Any]:
+    """The manifest of a published directory.
+
+    Raises:
+        ValueError: no manifest, or an artifact of another kind.
+    """
+    if not is_published(uri):
+        raise ValueError(
+            f"nothing is published at {absolute(uri)} (no {MANIFEST}); expected {kind or 'an artifact'}: "
+            "run the stage that makes it, or point the config at another URI"
+        )
+    found: dict[str, Any] = read_json(join(uri, MANIFEST))
+    if kind is not None and found.get("kind") != kind:
+        raise ValueError(f"{absolute(uri)} holds a {found.get('kind')}; expected a {kind}")
+    return found
+
+
+def verify(uri: str, kind: str | None = None) -> dict[str, Any]:
+    """The manifest, after every listed file was found with its size and hash.
+
+    Raises:
+        ValueError: names the first file that is missing or differs.
+    """
+    found = manifest(uri, kind)
+    for name, entry in found["files"].items():
+        if not exists(join(uri, name)):
+            raise ValueError(f"{join(absolute(uri), name)} is missing though the manifest lists it; make it again")
+        digest = hashlib.sha256(read_bytes(join(uri, name))).hexdigest()
+        if digest != entry["sha256"]:
+            raise ValueError(
+                f"{join(absolute(uri), name)} has sha256 {digest[:12]}…, the manifest says {entry['sha256'][:12]}…: "
+                "the file was altered or torn; make the artifact again"
+            )
+    return found
