@@ -1,4 +1,4 @@
-"""Configs: frozen pydantic models from YAML and `--set a.b=c`; an unknown key is an error that names the nearest one."""
+"""Configs: frozen pydantic models from YAML and `--set a.b=c`; an unknown key is an error naming the nearest one."""
 
 import difflib
 from collections.abc import Iterable, Mapping
@@ -18,7 +18,7 @@ def load_config(kind: type[Config], path: str | None, overrides: Iterable[str] =
     Args:
         kind: the pydantic model to build.
         path: URI of a YAML mapping, or None for defaults alone.
-        overrides: `a.b=value` strings; the value is parsed as YAML.
+        overrides: `a.b=value` strings; the value is parsed as YAML, a number in the path counts in a list of the file.
 
     Raises:
         ValueError: the file or a key or a value is wrong; one line with the remedy.
@@ -26,11 +26,9 @@ def load_config(kind: type[Config], path: str | None, overrides: Iterable[str] =
     values: dict[str, Any] = {}
     if path is not None:
         try:
-            loaded = yaml.safe_load(read_bytes(path))
+            loaded = _parse(path, read_bytes(path))
         except FileNotFoundError:
             raise ValueError(f"no config file at {path!r}; expected a YAML file, for example jobs/configs/") from None
-        except yaml.YAMLError as error:
-            raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
         if not isinstance(loaded, Mapping):
             raise ValueError(f"{path} holds a {type(loaded).__name__}; expected a mapping of config keys")
         values = dict(loaded)
@@ -42,35 +40,67 @@ def load_config(kind: type[Config], path: str | None, overrides: Iterable[str] =
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "value_error":
+            raise ValueError(f"config{f' section {key!r}' if key else ''}: {first['ctx']['error']}") from None
         seen = "" if first["type"] == "missing" else f", seen {first['input']!r}"
-        raise ValueError(f"config key {key or '(root)'!r}: {first['msg']}{seen}") from None
+        raise ValueError(f"config key {key!r}: {first['msg']}{seen}") from None
+
+
+def _parse(name: str, text: str | bytes) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{name} is not YAML: {' '.join(str(error).split())}") from None
 
 
 def _apply(values: dict[str, Any], override: str) -> None:
     key, separator, text = override.partition("=")
     if not separator or not key:
-        raise ValueError(f"--set {override!r} has no '='; expected key=value, for example train.epochs=3")
+        raise ValueError(f"--set {override!r} has no '='; expected key=value, for example train.zero_stage=1")
     *parents, last = key.split(".")
+    section: Any = values
     for parent in parents:
-        child = values.setdefault(parent, {})
-        if not isinstance(child, dict):
-            raise ValueError(f"--set {override!r}: {parent!r} is {child!r}, not a section")
-        values = child
-    values[last] = yaml.safe_load(text)
+        section = _child(section, parent, override)
+    if isinstance(section, list):
+        _child(section, last, override)
+        section[int(last)] = _parse(f"--set {override!r}", text)
+    else:
+        section[last] = _parse(f"--set {override!r}", text)
+
+
+def _child(section: Any, part: str, override: str) -> Any:
+    if isinstance(section, list):
+        if not part.isdigit() or int(part) >= len(section):
+            raise ValueError(f"--set {override!r}: {part!r} is no place in a list of {len(section)}; count from 0")
+        return section[int(part)]
+    child = section.setdefault(part, {})
+    if not isinstance(child, dict | list):
+        raise ValueError(f"--set {override!r}: {part!r} is {child!r}, not a section")
+    return child
 
 
 def _sections(annotation: Any) -> list[type[BaseModel]]:
-    options = get_args(annotation) or (annotation,)
-    return [option for option in options if isinstance(option, type) and issubclass(option, BaseModel)]
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [section for option in get_args(annotation) for section in _sections(option)]
 
 
 def _refuse_unknown(kind: type[BaseModel], values: Mapping[str, Any], prefix: str) -> None:
     for key, value in values.items():
         field = kind.model_fields.get(key)
         if field is None:
-            near = difflib.get_close_matches(key, kind.model_fields, n=1, cutoff=0.4)
+            near = difflib.get_close_matches(str(key), kind.model_fields, n=1, cutoff=0.4)
             hint = f"did you mean {prefix + near[0]!r}?" if near else f"known: {', '.join(sorted(kind.model_fields))}"
-            raise ValueError(f"unknown config key {prefix + key!r}; {hint}")
-        sections = _sections(field.annotation)
-        if isinstance(value, Mapping) and len(sections) == 1:
-            _refuse_unknown(sections[0], value, f"{prefix}{key}.")
+            raise ValueError(f"unknown config key {f'{prefix}{key}'!r}; {hint}")
+        several = isinstance(value, list)
+        for index, part in enumerate(value if several else [value]):
+            sections = _sections(field.annotation)
+            if isinstance(field.discriminator, str) and isinstance(part, Mapping):
+                wanted = part.get(field.discriminator)
+                sections = [
+                    section
+                    for section in sections
+                    if wanted in get_args(section.model_fields[field.discriminator].annotation)
+                ]
+            if isinstance(part, Mapping) and len(sections) == 1:
+                _refuse_unknown(sections[0], part, f"{prefix}{key}.{index}." if several else f"{prefix}{key}.")

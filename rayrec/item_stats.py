@@ -26,8 +26,8 @@ class ItemStats:
         daily = daily.sort_by([("item", "ascending"), ("day", "ascending")])
         items, days = (daily[name].to_numpy().astype(np.int64) for name in ("item", "day"))
         self.num_items = num_items
-        self.first_day = int(days.min(initial=0)) if len(days) else 0
-        self.span = (int(days.max(initial=0)) - self.first_day + 2) if len(days) else 1
+        self.first_day = int(days.min()) if len(days) else 0
+        self.span = (int(days.max()) - self.first_day + 2) if len(days) else 1
         self.keys = items * self.span + (days - self.first_day)
         self.counts = np.concatenate([[0], np.cumsum(daily["count"].to_numpy().astype(np.int64))])
         self.likes = np.concatenate([[0], np.cumsum(daily["likes"].to_numpy().astype(np.int64))])
@@ -39,17 +39,20 @@ class ItemStats:
         self.all_likes = np.concatenate([[0], np.cumsum(likes_by_day)])
 
     def _days_before(self, as_of: np.ndarray) -> np.ndarray:
-        return np.clip(as_of // DAY_MS - self.first_day, 0, self.span - 1)
+        days: np.ndarray = np.clip(as_of // DAY_MS - self.first_day, 0, self.span - 1)
+        return days
 
     def _rows_before(self, items: np.ndarray, days: np.ndarray) -> np.ndarray:
-        return np.searchsorted(self.keys, items * self.span + days)
+        rows: np.ndarray = np.searchsorted(self.keys, items * self.span + days)
+        return rows
 
     def counts_between(self, items: np.ndarray, from_ms: np.ndarray, to_ms: np.ndarray) -> np.ndarray:
         """Interactions of each item on the days that began at or after from_ms's day and ended before to_ms's day."""
         items = np.asarray(items, np.int64)
         after = self._rows_before(items, self._days_before(np.asarray(to_ms)))
         before = self._rows_before(items, self._days_before(np.asarray(from_ms)))
-        return self.counts[after] - self.counts[before]
+        counts: np.ndarray = self.counts[after] - self.counts[before]
+        return counts
 
     def features(self, items: np.ndarray, as_of: np.ndarray) -> np.ndarray:
         """The FEATURES of items at moments, float32 [..., 4]; both arguments broadcast against each other.

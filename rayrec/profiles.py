@@ -1,4 +1,4 @@
-"""A user's history, interests and profile as of a moment, never after it. `prepare` and `serve` call the same functions.
+"""A user's history, interests and profile as of a moment, never after it; prepare and serve call the same functions.
 
 Many histories are held flat: E events of U users one after the other, user u's at offsets_U1[u] to offsets_U1[u + 1].
 """
@@ -65,7 +65,7 @@ class Histories:
 
 
 def histories(events: pa.Table, rule: LikeRule) -> Histories:
-    """Groups events by user and sorts each user's by time; equal times are ordered by dense index, which is seeded-random.
+    """Groups events by user, sorts each user's by time; equal times go by dense index, which is seeded-random.
 
     Args:
         events: user_id, item (int32 dense index), timestamp (ms), rating, event; any order, whole users.

@@ -145,7 +145,7 @@ class Scorer(Protocol):
     """What evaluation ranks with and serving answers with: a behaviour scorer or a trained recommender."""
 
     def score(self, batch: Batch) -> np.ndarray:
-        """float32 [B, N]: how well each item of the catalogue follows each row's context at its `as_of`; higher is better."""
+        """float32 [B, N]: how well each item follows a row's context at its `as_of`; higher is better."""
         ...
 
     def like(self, batch: Batch) -> np.ndarray:

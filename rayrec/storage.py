@@ -18,7 +18,9 @@ RECORDED_PACKAGES = ("rayrec", "ray", "torch", "transformers", "deepspeed", "pef
 
 
 def absolute(uri: str) -> str:
-    """The URI with a scheme untouched, a local path made absolute; `package://NAME/PATH` is a file an installed package ships.
+    """The URI with a scheme untouched, a local path made absolute.
+
+    `package://NAME/PATH` is a file that an installed package ships.
 
     Raises:
         ValueError: the scheme is not one of ALLOWED_SCHEMES, or the package is not installed.
@@ -45,7 +47,11 @@ def join(uri: str, *parts: str) -> str:
 
 
 def _filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
-    filesystem, path = fsspec.core.url_to_fs(absolute(uri))
+    try:
+        filesystem, path = fsspec.core.url_to_fs(absolute(uri))
+    except ImportError as error:
+        remedy = "pip install 'rayrec[s3]'" if uri.startswith("s3://") else "install the package it names"
+        raise ValueError(f"{uri!r} needs a package that is not installed ({error}); {remedy}") from error
     return filesystem, path
 
 
@@ -59,6 +65,13 @@ def read_bytes(uri: str) -> bytes:
     """The whole file."""
     filesystem, path = _filesystem(uri)
     return bytes(filesystem.cat_file(path))
+
+
+def file_entry(path: str) -> dict[str, Any]:
+    """The manifest entry of a local file: size in bytes and sha256."""
+    with open(path, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"size": os.path.getsize(path), "sha256": digest}
 
 
 def write_bytes(uri: str, data: bytes) -> dict[str, Any]:
@@ -162,10 +175,12 @@ def verify(uri: str, kind: str | None = None) -> dict[str, Any]:
     """The manifest, after every listed file was found with its size and hash.
 
     Raises:
-        ValueError: names the first file that is missing or differs.
+        ValueError: names the first file that is missing, differs, or would lie outside the directory.
     """
     found = manifest(uri, kind)
     for name, entry in found["files"].items():
+        if name.startswith("/") or ".." in name.split("/"):
+            raise ValueError(f"the manifest of {absolute(uri)} lists {name!r}, outside of it; do not use this artifact")
         if not exists(join(uri, name)):
             raise ValueError(f"{join(absolute(uri), name)} is missing though the manifest lists it; make it again")
         digest = hashlib.sha256(read_bytes(join(uri, name))).hexdigest()

@@ -10,7 +10,7 @@ class _Frozen(BaseModel):
 
 
 class MovieLensSource(_Frozen):
-    """MovieLens-100K, in GroupLens' own layout (u.data, u.item, u.user) or RecBole's atomic files (ml-100k.inter, …)."""
+    """MovieLens-100K in GroupLens' layout (u.data, u.item, u.user) or RecBole's atomic files (ml-100k.inter, …)."""
 
     kind: Literal["movielens"] = "movielens"
     uri: str = "package://recbole/dataset_example/ml-100k"

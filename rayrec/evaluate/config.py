@@ -4,11 +4,23 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class EvaluateConfig(BaseModel):
-    """Cut-off, bootstrap and the systems' own settings grid."""
+    """Cut-off, bootstrap, and the pairs of systems whose difference is reported where both were measured."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     k: int = Field(10, ge=1)
     bootstrap: int = Field(1000, ge=10)
     users_per_block: int = Field(256, ge=1)
-    ease_max_items: int = Field(20_000, ge=1)
+    comparisons: tuple[tuple[str, str], ...] = (
+        ("tuned", "frozen"),
+        ("tuned", "zero_shot"),
+        ("tuned", "tfidf"),
+        ("tuned", "recent_popularity"),
+        ("frozen", "zero_shot"),
+        ("text_id", "id_only"),
+        ("text_id", "tuned"),
+        ("text_id", "recent_popularity"),
+        ("text_id", "item_knn"),
+        ("text_id", "ease"),
+        ("text_id", "like_rates"),
+    )

@@ -11,13 +11,20 @@ class LoraConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     rank: int = Field(8, ge=1)
-    alpha: float = 16.0
+    alpha: int = Field(16, ge=1)
     dropout: float = Field(0.0, ge=0, lt=1)
     modules: tuple[str, ...] = ("query", "value")
 
 
 class ModelConfig(BaseModel):
-    """Language model, fusion with ID vectors, user tower."""
+    """Language model, fusion with ID vectors, user tower.
+
+    `tuning` says what stage group `language_model` trains in the top `trainable_layers`: LoRA matrices, or the layers
+    themselves. `max_positions` bounds the history that the user tower attends to. `new_item_rate` is the share of items
+    that training treats as if nobody had met them, without ID vector and statistics, so that text alone must do.
+    `look_ahead` is the share of targets that training predicts from the row's moment, as evaluation does, instead of
+    from the event before (dense all-action loss: Pancha et al., 2022, "PinnerFormer").
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -29,7 +36,9 @@ class ModelConfig(BaseModel):
     lora: LoraConfig = LoraConfig()
     embedding_size: int = Field(256, ge=2)
     whitening_shrinkage: float = Field(0.1, ge=0, le=1)
-    user_layers: int = Field(2, ge=0)
+    user_layers: int = Field(2, ge=1)
     user_heads: int = Field(4, ge=1)
+    max_positions: int = Field(128, ge=2)
     dropout: float = Field(0.1, ge=0, lt=1)
-    id_dropout: float = Field(0.2, ge=0, lt=1)
+    new_item_rate: float = Field(0.25, ge=0, lt=1)
+    look_ahead: float = Field(0.5, ge=0, le=1)

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 ParameterGroup = Literal["scales", "adapters", "id", "language_model"]
 
@@ -10,8 +10,10 @@ ParameterGroup = Literal["scales", "adapters", "id", "language_model"]
 class StageConfig(BaseModel):
     """One stage: an engine and a checkpoint series of its own; its result is a system of the report.
 
-    A stage starts from another stage's result, or (start null) from the training-free scorer, trains some parameter
-    groups and keeps the change only where validation improves.
+    A stage starts from an earlier stage's result or, where `start` is null, from the training-free text scorer (from
+    random ID vectors where `use_text` is false). `learning_rates` names the parameter groups it trains. The change is
+    kept only where validation improves. The learning rates rise over `warmup_steps`, then fall linearly to zero at
+    `steps`; training ends there, or when validation has not improved `patience` times in a row.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -19,17 +21,33 @@ class StageConfig(BaseModel):
     name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
     start: str | None = None
     use_text: bool = True
-    train: tuple[ParameterGroup, ...]
-    learning_rate: float = Field(1e-3, gt=0)
-    epochs: int = Field(5, ge=1)
-    max_steps: int | None = Field(None, ge=1)
+    learning_rates: dict[ParameterGroup, float] = Field(min_length=1)
+    steps: int = Field(300, ge=1)
     validate_every: int = Field(20, ge=1)
-    patience: int = Field(4, ge=1)
-    pull: float = Field(0.0, ge=0)
+    patience: int = Field(5, ge=1)
+    pull: float = Field(0.1, ge=0)
+
+
+DEFAULT_STAGES = (
+    StageConfig(name="frozen", learning_rates={"scales": 2e-2, "adapters": 1e-3}),
+    StageConfig(
+        name="tuned",
+        start="frozen",
+        learning_rates={"scales": 2e-3, "adapters": 3e-4, "language_model": 3e-4},
+        steps=60,
+        validate_every=10,
+    ),
+    StageConfig(name="text_id", start="tuned", learning_rates={"scales": 2e-3, "adapters": 3e-4, "id": 1e-3}),
+    StageConfig(name="id_only", use_text=False, learning_rates={"scales": 2e-2, "adapters": 1e-3, "id": 1e-3}),
+)
 
 
 class TrainConfig(BaseModel):
-    """Ray Train and DeepSpeed; the one source of every hyper-parameter."""
+    """Ray Train and DeepSpeed; the one source of every hyper-parameter.
+
+    Validation chooses by NDCG at `validation_k`, deeper than the report looks, for the top ten alone are too few to
+    choose by.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -37,18 +55,25 @@ class TrainConfig(BaseModel):
     use_gpu: bool = False
     cpus_per_worker: float = Field(1, gt=0)
     zero_stage: Literal[0, 1, 2, 3] = 2
-    dtype: Literal["fp32", "bf16"] = "fp32"
     weight_decay: float = Field(0.01, ge=0)
     clip: float = Field(1.0, gt=0)
     warmup_steps: int = Field(10, ge=0)
     like_weight: float = Field(0.3, ge=0)
+    validation_k: int = Field(100, ge=1)
     checkpoint_every: int = Field(100, ge=1)
     checkpoints_kept: int = Field(2, ge=1)
     max_failures: int = Field(2, ge=0)
-    stages: tuple[StageConfig, ...] = (
-        StageConfig(name="frozen", train=("scales", "adapters")),
-        StageConfig(name="tuned", start="frozen", train=("scales", "adapters", "language_model"), learning_rate=3e-4),
-        StageConfig(name="text_id", start="tuned", train=("scales", "adapters", "id")),
-        StageConfig(name="id_only", use_text=False, train=("scales", "adapters", "id")),
-    )
-    serve: str = "text_id"
+    stages: tuple[StageConfig, ...] = Field(DEFAULT_STAGES, min_length=1)
+
+    @model_validator(mode="after")
+    def _stages_in_order(self) -> "TrainConfig":
+        before: dict[str, StageConfig] = {}
+        for stage in self.stages:
+            if stage.name in before or stage.name == "zero_shot":
+                raise ValueError(f"two stages are called {stage.name!r}; give each its own name (zero_shot is taken)")
+            if stage.start is not None and stage.start not in before:
+                raise ValueError(f"stage {stage.name!r} starts from {stage.start!r}, which is no earlier stage")
+            if stage.start is not None and before[stage.start].use_text != stage.use_text:
+                raise ValueError(f"stage {stage.name!r} and its start {stage.start!r} differ in use_text")
+            before[stage.name] = stage
+        return self

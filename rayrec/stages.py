@@ -1,0 +1,189 @@
+"""The stages of a run: each takes a RunConfig, calls its room, and says in a dictionary what was published.
+
+Rooms are imported inside the functions that run them, so that configs and `--help` need neither torch nor ray.
+"""
+
+import os
+import secrets
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from rayrec import storage
+from rayrec.data.config import DataConfig, LoaderConfig
+from rayrec.evaluate.config import EvaluateConfig
+from rayrec.models.config import ModelConfig
+from rayrec.serve.config import ServeConfig
+from rayrec.train.config import TrainConfig
+
+ZERO_SHOT = "zero_shot"
+TRAINING = ("data", "loader", "model", "train")
+Summary = dict[str, Any]
+
+
+class RunConfig(BaseModel):
+    """Everything that determines a run; its artifacts lie under `run`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    run: str = Field("runs/default", min_length=1)
+    seed: int = Field(0, ge=0)
+    data: DataConfig = DataConfig()
+    loader: LoaderConfig = LoaderConfig()
+    model: ModelConfig = ModelConfig()
+    train: TrainConfig = TrainConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    export_stage: str = "text_id"
+    serve: ServeConfig = ServeConfig()
+
+    @model_validator(mode="after")
+    def _export_stage_is_trained(self) -> Self:
+        names = [ZERO_SHOT, *(stage.name for stage in self.train.stages)]
+        if self.export_stage not in names:
+            raise ValueError(f"export_stage is {self.export_stage!r}; expected one of {', '.join(names)}")
+        return self
+
+    @property
+    def dataset(self) -> str:
+        """URI of the prepared data."""
+        return self._under("dataset")
+
+    @property
+    def weights(self) -> str:
+        """URI of the trained stages."""
+        return self._under("weights")
+
+    @property
+    def report(self) -> str:
+        """URI of the evaluation."""
+        return self._under("report")
+
+    @property
+    def bundle(self) -> str:
+        """URI of what is served."""
+        return self._under("bundle")
+
+    def _under(self, name: str) -> str:
+        return storage.join(storage.absolute(self.run), name)
+
+
+@contextmanager
+def ray_session(**options: Any) -> Iterator[None]:
+    """Ray for the block: the one that runs already, or the cluster at RAY_ADDRESS, or this machine until its end.
+
+    A local Ray asks for a token as any other does; where the environment names none, one is drawn for this process, so
+    that nothing is written into the home directory.
+
+    Args:
+        options: for ray.init, where Ray is started here.
+    """
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    address = os.environ.get("RAY_ADDRESS", "local")
+    if address == "local":
+        options = {"include_dashboard": False, **options}
+        if not {"RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys():
+            os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+    ray.init(address=address, **options)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def prepare(config: RunConfig) -> Summary:
+    """Logs to a dataset."""
+    from rayrec.data.prepare import prepare as run_prepare
+
+    with ray_session():
+        made = run_prepare(config.data, config.dataset, seed=config.seed, provenance=_provenance(config, "data"))
+    return {"stage": "prepare", "published": config.dataset, "counts": made["counts"], "cutoffs": made["cutoffs"]}
+
+
+def train(config: RunConfig) -> Summary:
+    """A dataset to the weights of every training stage; goes on from the last checkpoint of the same run."""
+    from rayrec.train.trainer import train as run_train
+
+    with ray_session():
+        made = run_train(
+            config.dataset,
+            config.weights,
+            model=config.model,
+            loader=config.loader,
+            config=config.train,
+            seed=config.seed,
+            provenance=_provenance(config, *TRAINING),
+        )
+    return {
+        "stage": "train",
+        "published": config.weights,
+        "validation": made["validation"],
+        "kept": made["kept"],
+    }
+
+
+def evaluate(config: RunConfig) -> Summary:
+    """Weights and a dataset to a report, shown as a table on stderr: before and after, beside the baselines."""
+    from rayrec.evaluate.evaluator import evaluate as run_evaluate
+    from rayrec.evaluate.report import means, table_text
+
+    report = run_evaluate(
+        config.dataset,
+        config.weights,
+        config.report,
+        config=config.evaluate,
+        seed=config.seed,
+        provenance=_provenance(config, *TRAINING, "evaluate"),
+    )
+    print(table_text(report), file=sys.stderr)
+    return {
+        "stage": "evaluate",
+        "published": config.report,
+        "auc": means(report, "all", "auc"),
+        f"ndcg{config.evaluate.k}": means(report, "all", "ndcg"),
+        f"cold_ndcg{config.evaluate.k}": means(report, "cold", "ndcg"),
+    }
+
+
+def export(config: RunConfig) -> Summary:
+    """The weights of `export_stage` to a bundle; a report that is there goes with it."""
+    from rayrec.export.bundle import export as run_export
+
+    run_export(
+        config.dataset,
+        config.weights,
+        config.bundle,
+        stage=config.export_stage,
+        report=config.report if storage.is_published(config.report) else None,
+        provenance=_provenance(config, *TRAINING, "export_stage"),
+    )
+    return {"stage": "export", "published": config.bundle, "exported": config.export_stage}
+
+
+def serve(config: RunConfig, announce: Callable[[Summary], None]) -> None:
+    """A bundle to an HTTP endpoint that answers until SIGINT or SIGTERM.
+
+    Args:
+        config: of the run.
+        announce: called with the summary as soon as the endpoint answers.
+    """
+    from rayrec.serve.app import serve_forever
+
+    storage.manifest(config.bundle, "bundle")
+    with ray_session():
+        serve_forever(
+            config.bundle,
+            config.serve,
+            lambda url: announce({"stage": "serve", "published": url, "bundle": config.bundle}),
+        )
+
+
+def _provenance(config: RunConfig, *sections: str) -> dict[str, Any]:
+    """Of an artifact that only these sections of the config determine."""
+    return storage.provenance(config.model_dump(mode="json", include={"seed", *sections}))

@@ -1,0 +1,114 @@
+"""Launches the worker under Ray Train: encodes the catalogue, runs every stage in one fit, publishes the outcome."""
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import ray
+from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchConfig, TorchTrainer
+
+from rayrec.catalogue import encode_catalogue
+from rayrec.data.config import LoaderConfig
+from rayrec.data.dataset import Dataset
+from rayrec.models.config import ModelConfig
+from rayrec.storage import absolute, download_directory, is_published, join, manifest, publish
+from rayrec.text import item_texts
+from rayrec.train.config import TrainConfig
+from rayrec.train.worker import ZERO_SHOT, Worker, WorkerSettings
+
+
+class RayCheckpoints:
+    """Checkpoints by ray.train.report, which merges the ranks' files into the run's storage."""
+
+    def __init__(self) -> None:
+        found = ray.train.get_checkpoint()
+        self.directory = found.to_directory(tempfile.mkdtemp()) if found is not None else None
+
+    def latest(self) -> str | None:
+        """The checkpoint this run was resumed from."""
+        return self.directory
+
+    def put(self, directory: str, metrics: Mapping[str, float]) -> None:
+        """A barrier: every rank reports at the same step."""
+        ray.train.report(dict(metrics), checkpoint=Checkpoint.from_directory(directory))
+
+
+def _work(settings: dict[str, Any]) -> None:
+    local: WorkerSettings = settings["worker"]
+    with tempfile.TemporaryDirectory() as directory:
+        states = download_directory(local.states, directory)
+        Worker(replace(local, states=states), RayCheckpoints(), ray.train.torch.get_device()).run()
+
+
+def train(
+    dataset: str,
+    uri: str,
+    *,
+    model: ModelConfig,
+    loader: LoaderConfig,
+    config: TrainConfig,
+    seed: int,
+    provenance: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Trains every stage under Ray Train and DeepSpeed; running it again goes on where it stopped.
+
+    Args:
+        dataset: URI of a prepared data set.
+        uri: directory to publish to; stages lie in folders of their names.
+        model: shape of the recommender.
+        loader: order of the rows.
+        config: workers, DeepSpeed, stages.
+        seed: of parameters, order, dropout and negatives.
+        provenance: stored with everything published.
+
+    Returns:
+        The manifest: `stages`, and `validation` by stage.
+
+    Raises:
+        ValueError: settings that contradict each other or what is published there already.
+    """
+    if loader.streams % config.num_workers:
+        raise ValueError(
+            f"loader.streams={loader.streams} is not divisible by train.num_workers={config.num_workers}; "
+            "each worker reads whole streams"
+        )
+    if is_published(uri):
+        found = manifest(uri, "training")
+        if found["config"] != provenance["config"]:
+            raise ValueError(f"{absolute(uri)} was trained with another config; use another run folder")
+        return found
+    data = Dataset(dataset)
+    if data.history_length + 2 > model.max_positions:
+        raise ValueError(
+            f"model.max_positions={model.max_positions} is too small for data.history_length={data.history_length}; "
+            f"set it to at least {data.history_length + 2}"
+        )
+    states = encode_catalogue(
+        item_texts(data.catalogue()), model, join(absolute(uri), "states"), workers=config.num_workers
+    )
+    settings = WorkerSettings(absolute(dataset), absolute(uri), states, model, loader, config, seed, provenance)
+    TorchTrainer(
+        _work,
+        train_loop_config={"worker": settings},
+        torch_config=TorchConfig(backend="nccl" if config.use_gpu else "gloo"),
+        scaling_config=ScalingConfig(
+            num_workers=config.num_workers,
+            use_gpu=config.use_gpu,
+            resources_per_worker={"CPU": config.cpus_per_worker, **({"GPU": 1} if config.use_gpu else {})},
+        ),
+        run_config=RunConfig(
+            name="fit",
+            storage_path=join(absolute(uri), "checkpoints"),
+            checkpoint_config=CheckpointConfig(num_to_keep=config.checkpoints_kept),
+            failure_config=FailureConfig(max_failures=config.max_failures),
+        ),
+    ).fit()
+    names = [ZERO_SHOT, *(stage.name for stage in config.stages)]
+    validation = {name: manifest(join(uri, name), "weights")["validation"] for name in names}
+    kept = {name: manifest(join(uri, name), "weights")["kept"] for name in names}
+    publish(
+        uri, "training", {}, stages=names, validation=validation, kept=kept, dataset=absolute(dataset), **provenance
+    )
+    return manifest(uri, "training")
