@@ -67,7 +67,7 @@ class ItemStats:
         items, as_of = np.broadcast_arrays(np.asarray(items, np.int64), np.asarray(as_of, np.int64))
         day = self._days_before(as_of)
         start = self._rows_before(items, np.zeros_like(day))
-        recent = self._rows_before(items, np.maximum(day - RECENT_DAYS, 0))
+        recent = self._rows_before(items, self._days_before(as_of - RECENT_DAYS * DAY_MS))
         end = self._rows_before(items, day)
         count = self.counts[end] - self.counts[start]
         likes = self.likes[end] - self.likes[start]

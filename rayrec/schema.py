@@ -141,6 +141,25 @@ def batch_of_rows(rows: pa.Table, negatives_K: np.ndarray | None = None) -> Batc
     )
 
 
+def relevance(rows: pa.Table, batch: Batch, num_items: int) -> tuple[np.ndarray, np.ndarray]:
+    """What counts as a hit, and what may be ranked: relevant_BN and unseen_BN, both bool.
+
+    Relevant are targets that were not disliked; what was seen before the row's moment is not ranked.
+
+    Args:
+        rows: a table of ROWS.
+        batch: batch_of_rows() of the same rows.
+        num_items: size of the catalogue.
+    """
+    relevant_BN, unseen_BN = np.zeros((len(rows), num_items), bool), np.ones((len(rows), num_items), bool)
+    row_E, place_E = np.nonzero(batch.targets_BL & (batch.likes_BL != DISLIKED))
+    relevant_BN[row_E, batch.items_BL[row_E, place_E]] = True
+    seen = rows["seen"].combine_chunks()
+    row_S = np.repeat(np.arange(len(seen)), seen.value_lengths().to_numpy(zero_copy_only=False))
+    unseen_BN[row_S, seen.flatten().to_numpy()] = False
+    return relevant_BN, unseen_BN
+
+
 class Scorer(Protocol):
     """What evaluation ranks with and serving answers with: a behaviour scorer or a trained recommender."""
 

@@ -56,7 +56,8 @@ class Progress:
             unit_scale=True,
             postfix=self.figures or None,
         )
-        print(meter, file=self.stream, flush=True)
+        self.stream.write(meter + "\n")  # Ray Train patches print() and would show the line twice
+        self.stream.flush()
 
     def __enter__(self) -> Self:
         return self

@@ -76,6 +76,16 @@ class Loader:
             )
         return self._steps(epoch, range(rank, streams, world_size), start_step)
 
+    def some_profiles(self, count: int) -> list[str]:
+        """Up to `count` distinct profiles from the first row groups of the first epoch, the same for every rank."""
+        profiles: dict[str, None] = {}
+        for group in seeded(self.seed, _DEAL, 0).permutation(len(self.groups)):
+            rows = self.dataset.read_row_group(self.groups[group])
+            profiles.update(dict.fromkeys(text for text in rows["profile"].to_pylist() if text))
+            if len(profiles) >= count:
+                break
+        return list(profiles)[:count]
+
     def _steps(self, epoch: int, streams: range, start_step: int) -> Iterator[Step]:
         readers = [self._micro_batches(epoch, stream) for stream in streams]
         number = 0

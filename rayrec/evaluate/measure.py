@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from rayrec.metrics import ranking_metrics
-from rayrec.schema import DISLIKED, Scorer, batch_of_rows
+from rayrec.schema import Scorer, batch_of_rows, relevance
 
 
 @dataclass(frozen=True)
@@ -103,9 +103,7 @@ def _measure_block(scorer: Scorer, rows: pa.Table, slices: Mapping[str, Slice], 
     scores_BN, likes_BN = scorer.score(context), scorer.like(context)
     row_E, position_E = np.nonzero(batch.targets_BL)
     item_E, label_E = batch.items_BL[row_E, position_E], batch.likes_BL[row_E, position_E]
-    relevant_BN = np.zeros(scores_BN.shape, bool)
-    relevant_BN[row_E[label_E != DISLIKED], item_E[label_E != DISLIKED]] = True
-    unseen_BN = _unseen(block, scores_BN.shape)
+    relevant_BN, unseen_BN = relevance(block, batch, scores_BN.shape[1])
     metrics = {
         name: ranking_metrics(
             scores_BN,
@@ -116,11 +114,3 @@ def _measure_block(scorer: Scorer, rows: pa.Table, slices: Mapping[str, Slice], 
         for name, part in slices.items()
     }
     return Measured(metrics, row_E + span.start, item_E, label_E, likes_BN[row_E, item_E])
-
-
-def _unseen(block: pa.Table, shape: tuple[int, ...]) -> np.ndarray:
-    seen = block["seen"].combine_chunks()
-    row_E = np.repeat(np.arange(len(seen)), seen.value_lengths().to_numpy(zero_copy_only=False))
-    unseen_BN = np.ones(shape, bool)
-    unseen_BN[row_E, seen.flatten().to_numpy()] = False
-    return unseen_BN

@@ -81,11 +81,25 @@ def export(
     fingerprint = hashlib.sha256(
         json.dumps([source["files"], data.manifest["files"]], sort_keys=True).encode()
     ).hexdigest()
+    about = {
+        "stage": stage,
+        "fingerprint": fingerprint,
+        "validation": source["validation"],
+        "metrics": read_json(join(report, "report.json"))["systems"].get(stage) if report is not None else None,
+        "like_rule": asdict(data.rule),
+        "history_length": data.history_length,
+        "as_of": data.cutoffs.end,
+    }
     if is_published(uri):
         found = manifest(uri, "bundle")
         if found["fingerprint"] != fingerprint:
             raise ValueError(f"{absolute(uri)} holds a bundle of other weights; delete it or use another run folder")
-        return found
+        if about["metrics"] not in (
+            None,
+            found["metrics"],
+        ):  # a report that came later: the same files, with its figures
+            publish(uri, "bundle", found["files"], **about, **provenance)
+        return manifest(uri, "bundle")
     with tempfile.TemporaryDirectory() as directory:
         local = download_directory(join(weights, stage), os.path.join(directory, "weights"))
         ranker = load_ranker(local, data.stats())
@@ -98,15 +112,6 @@ def export(
         pq.write_table(data.catalogue(), os.path.join(target, "items.parquet"))
         pq.write_table(data.item_stats(), os.path.join(target, "item_stats.parquet"))
         files = upload_directory(target, uri)
-    about = {
-        "stage": stage,
-        "fingerprint": fingerprint,
-        "validation": source["validation"],
-        "metrics": read_json(join(report, "report.json"))["systems"].get(stage) if report is not None else None,
-        "like_rule": asdict(data.rule),
-        "history_length": data.history_length,
-        "as_of": data.cutoffs.end,
-    }
     publish(uri, "bundle", files, **about, **provenance)
     return manifest(uri)
 

@@ -23,7 +23,8 @@ class ModelConfig(BaseModel):
     themselves. `max_positions` bounds the history that the user tower attends to. `new_item_rate` is the share of items
     that training treats as if nobody had met them, without ID vector and statistics, so that text alone must do.
     `look_ahead` is the share of targets that training predicts from the row's moment, as evaluation does, instead of
-    from the event before (dense all-action loss: Pancha et al., 2022, "PinnerFormer").
+    from the event before (dense all-action loss: Pancha et al., 2022, "PinnerFormer"); `profile_only` is the share that
+    it predicts from the profile alone, as serving does for a user of whom only a sentence is known.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -34,11 +35,12 @@ class ModelConfig(BaseModel):
     trainable_layers: int = Field(2, ge=1)
     tuning: Literal["lora", "layers"] = "lora"
     lora: LoraConfig = LoraConfig()
-    embedding_size: int = Field(256, ge=2)
+    embedding_size: int = Field(128, ge=2)
     whitening_shrinkage: float = Field(0.1, ge=0, le=1)
-    user_layers: int = Field(2, ge=1)
+    user_layers: int = Field(1, ge=1)
     user_heads: int = Field(4, ge=1)
     max_positions: int = Field(128, ge=2)
     dropout: float = Field(0.1, ge=0, lt=1)
     new_item_rate: float = Field(0.25, ge=0, lt=1)
     look_ahead: float = Field(0.5, ge=0, le=1)
+    profile_only: float = Field(0.15, ge=0, le=1)

@@ -21,18 +21,23 @@ class Whitening(nn.Module):
     """
 
     mean_H: Tensor
+    profile_mean_H: Tensor
     matrix_HD: Tensor
 
     def __init__(self, hidden_size: int, size: int) -> None:
         super().__init__()
         self.register_buffer("mean_H", torch.zeros(hidden_size))
+        self.register_buffer("profile_mean_H", torch.zeros(hidden_size))
         self.register_buffer("matrix_HD", torch.eye(hidden_size)[:, :size].contiguous())
 
-    def fit(self, vectors_NH: Tensor, shrinkage: float) -> None:
-        """Learns mean and principal directions.
+    def fit(self, vectors_NH: Tensor, profiles_PH: Tensor, shrinkage: float) -> None:
+        """Learns means and principal directions.
+
+        Profiles are sentences of another kind than items; centred on the items' mean they would all look alike.
 
         Args:
             vectors_NH: vectors of the items that training may see.
+            profiles_PH: vectors of some of training's profiles; may be empty.
             shrinkage: share of an isotropic covariance mixed in, which keeps rare directions from exploding.
         """
         size = self.matrix_HD.shape[1]
@@ -44,11 +49,13 @@ class Whitening(nn.Module):
         values_H, directions_HH = torch.linalg.eigh(covariance_HH)
         matrix_HD = (directions_HH / values_H.clamp(min=1e-9).sqrt()).flip(1)[:, :size]
         self.mean_H.copy_(mean_H)
+        self.profile_mean_H.copy_(profiles_PH.double().mean(0) if len(profiles_PH) else mean_H)
         self.matrix_HD.copy_(matrix_HD)
 
-    def forward(self, vectors_UH: Tensor) -> Tensor:
-        """Unit vectors [U, D]."""
-        return functional.normalize((vectors_UH - self.mean_H) @ self.matrix_HD, dim=-1)
+    def forward(self, vectors_UH: Tensor, profiles: bool = False) -> Tensor:
+        """Unit vectors [U, D] of items, or of profiles."""
+        mean_H = self.profile_mean_H if profiles else self.mean_H
+        return functional.normalize((vectors_UH - mean_H) @ self.matrix_HD, dim=-1)
 
 
 class ItemFusion(nn.Module):
@@ -105,9 +112,9 @@ class ItemFusion(nn.Module):
             features_MF: their statistics at the end of training's time.
             ridge: penalty; unit vectors of D dimensions make 1 a mild one.
         """
-        mean_F = features_MF.double().mean(0)
-        text_MD = text_MD.double()
+        mean_F, mean_D = features_MF.double().mean(0), text_MD.double().mean(0)
+        text_MD = text_MD.double() - mean_D
         gram_DD = text_MD.T @ text_MD + ridge * torch.eye(text_MD.shape[1], dtype=torch.float64)
         weight_DF = torch.linalg.solve(gram_DD, text_MD.T @ (features_MF.double() - mean_F))
         self.linear_guess.weight.copy_(weight_DF.T)
-        self.linear_guess.bias.copy_(mean_F)
+        self.linear_guess.bias.copy_(mean_F - mean_D @ weight_DF)

@@ -117,7 +117,9 @@ class Recommender(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """User vectors after each number of events [B, L + 1, D] and their learned residual."""
         shown_B = has_profile_B if self.use_text else torch.zeros_like(has_profile_B)
-        encoded: tuple[Tensor, Tensor] = self.user(items_BLD, likes_BL, self.whitening(pooled_BH) * shown_B[:, None])
+        encoded: tuple[Tensor, Tensor] = self.user(
+            items_BLD, likes_BL, self.whitening(pooled_BH, profiles=True) * shown_B[:, None]
+        )
         return encoded
 
     def forward(self, inputs: ModelInput) -> Tensor:
@@ -157,11 +159,15 @@ class Recommender(nn.Module):
         return torch.stack([next_item, like, pull * targets_BL.any()])
 
     def _predict_from(self, targets_BL: Tensor) -> Tensor:
-        """How many events each position is predicted from: all before it, or those before the row's first target."""
+        """How many events each position is predicted from: all before it, those before the row's moment, or none."""
         before_BL = torch.arange(targets_BL.shape[1], device=targets_BL.device).expand_as(targets_BL)
-        first_B1 = targets_BL.int().argmax(1, keepdim=True)
-        ahead_BL = torch.rand(targets_BL.shape, device=targets_BL.device) < self.config.look_ahead * self.training
-        return torch.where(ahead_BL & targets_BL, first_B1.expand_as(targets_BL), before_BL)
+        if not self.training:
+            return before_BL
+        moment_BL = targets_BL.int().argmax(1, keepdim=True).expand_as(targets_BL)
+        drawn_BL = torch.rand(targets_BL.shape, device=targets_BL.device)
+        ahead_BL = drawn_BL < self.config.profile_only + self.config.look_ahead
+        from_BL = torch.where(ahead_BL & targets_BL, moment_BL, before_BL)
+        return torch.where((drawn_BL < self.config.profile_only) & targets_BL, 0, from_BL)
 
 
 def known_or_guess(features: Tensor, guess: Tensor, as_new: Tensor | bool = False) -> Tensor:
@@ -182,7 +188,7 @@ def group_of(name: str) -> str:
         return "language_model"
     if name.startswith(("fusion.ids", "fusion.gate")):
         return "id"
-    if name.startswith("heads.") or name in ("user.log_decay", "user.dislike_weight", "user.profile_weight"):
+    if name.startswith("heads.") or name in ("user.log_decay", "user.dislike_weight", "user.profile_weight_2"):
         return "scales"
     return "adapters"
 

@@ -13,15 +13,15 @@ from rayrec.schema import DISLIKED
 class UserTower(nn.Module):
     """Recency-weighted mean of the history + weighted profile + a causal transformer whose output starts at zero.
 
-    With the transformer and the profile adapter at zero this is the training-free text scorer, with three numbers: the
-    recency decay, the weight of disliked items and the weight of the profile.
+    With the transformer and the profile adapter at zero this is the training-free text scorer, with few numbers: the
+    recency decay, the weight of disliked items, and the profile's weight, of which one part fades as events come in.
     """
 
     def __init__(self, size: int, *, layers: int, heads: int, max_positions: int, dropout: float) -> None:
         super().__init__()
         self.log_decay = nn.Parameter(torch.tensor([math.log(0.05)]))
         self.dislike_weight = nn.Parameter(torch.zeros(1))
-        self.profile_weight = nn.Parameter(torch.tensor([0.2]))
+        self.profile_weight_2 = nn.Parameter(torch.tensor([0.1, 0.1]))
         self.profile_adapter = residual_adapter(size)
         self.start_D = nn.Parameter(torch.zeros(size))
         self.likes = nn.Embedding(3, size)
@@ -53,7 +53,9 @@ class UserTower(nn.Module):
         hidden_BQD = self.transformer(tokens_BQD, mask=causal_QQ)
         residual_BQD = self.out(hidden_BQD) + self.profile_adapter(profiles_BD)[:, None]
         mean_BQD = self._recency_mean(items_BLD, likes_BL)
-        return mean_BQD + self.profile_weight * profiles_BD[:, None] + residual_BQD, residual_BQD
+        always, fading = self.profile_weight_2
+        weight_Q = always + fading / (1 + torch.arange(length + 1, device=items_BLD.device))
+        return mean_BQD + weight_Q[:, None] * profiles_BD[:, None] + residual_BQD, residual_BQD
 
     def _recency_mean(self, items_BLD: Tensor, likes_BL: Tensor) -> Tensor:
         length = items_BLD.shape[1]

@@ -112,6 +112,7 @@ def deploy(bundle_uri: str, config: ServeConfig) -> str:
         },
         max_ongoing_requests=config.max_ongoing_requests,
         max_queued_requests=config.max_queued_requests,
+        logging_config={"enable_access_log": False},
     )(serve.ingress()(Replica))
     host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(config.host, config.host)
     url = f"http://{host}:{port}"

@@ -22,23 +22,26 @@ class StageConfig(BaseModel):
     start: str | None = None
     use_text: bool = True
     learning_rates: dict[ParameterGroup, float] = Field(min_length=1)
-    steps: int = Field(300, ge=1)
+    steps: int = Field(200, ge=1)
     validate_every: int = Field(20, ge=1)
-    patience: int = Field(5, ge=1)
-    pull: float = Field(0.1, ge=0)
+    patience: int = Field(6, ge=1)
+    pull: float = Field(0.0, ge=0)
 
 
 DEFAULT_STAGES = (
-    StageConfig(name="frozen", learning_rates={"scales": 2e-2, "adapters": 1e-3}),
+    StageConfig(name="scales", learning_rates={"scales": 0.1}, steps=60),
+    StageConfig(name="frozen", start="scales", learning_rates={"scales": 1e-2, "adapters": 1e-3}, steps=120),
     StageConfig(
         name="tuned",
         start="frozen",
-        learning_rates={"scales": 2e-3, "adapters": 3e-4, "language_model": 3e-4},
-        steps=60,
-        validate_every=10,
+        learning_rates={"scales": 3e-3, "adapters": 3e-4, "language_model": 2e-3},
+        steps=20,
+        validate_every=5,
     ),
-    StageConfig(name="text_id", start="tuned", learning_rates={"scales": 2e-3, "adapters": 3e-4, "id": 1e-3}),
-    StageConfig(name="id_only", use_text=False, learning_rates={"scales": 2e-2, "adapters": 1e-3, "id": 1e-3}),
+    StageConfig(name="text_id", start="tuned", learning_rates={"id": 3e-3}, steps=60, validate_every=10),
+    StageConfig(
+        name="id_only", use_text=False, learning_rates={"scales": 5e-2, "adapters": 1e-3, "id": 3e-3}, steps=120
+    ),
 )
 
 
@@ -46,7 +49,7 @@ class TrainConfig(BaseModel):
     """Ray Train and DeepSpeed; the one source of every hyper-parameter.
 
     Validation chooses by NDCG at `validation_k`, deeper than the report looks, for the top ten alone are too few to
-    choose by.
+    choose by; it ranks for `validation_users` at most.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -60,6 +63,7 @@ class TrainConfig(BaseModel):
     warmup_steps: int = Field(10, ge=0)
     like_weight: float = Field(0.3, ge=0)
     validation_k: int = Field(100, ge=1)
+    validation_users: int = Field(5000, ge=1)
     checkpoint_every: int = Field(100, ge=1)
     checkpoints_kept: int = Field(2, ge=1)
     max_failures: int = Field(2, ge=0)

@@ -72,6 +72,11 @@ class Engine:
                     groups.append({"params": chosen, "lr": rate, "weight_decay": decay})
         self.rates: list[float] = [group["lr"] for group in groups]
         optimizer = torch.optim.AdamW(groups, lr=1.0)
+        for module in model.modules():
+            if isinstance(module, nn.MultiheadAttention):
+                # It reads these past the hooks by which ZeRO-3 gathers parameters; a resumed run would trip over it.
+                for parameter in module.out_proj.parameters():
+                    deepspeed.zero.register_external_parameter(module, parameter)
         self.engine, *_ = deepspeed.initialize(
             model=model,
             optimizer=optimizer,

@@ -74,7 +74,7 @@ class Callbacks:
     Attributes:
         validate: (trainable parameters, step) to a value, higher is better, equal on all ranks.
         checkpoint: saves engine and state.
-        after_step: (state, this rank's share of the LOSSES, global counts) for progress and logs.
+        after_step: (state, the step's weighted LOSSES over all ranks, global counts) for progress and logs.
     """
 
     validate: Callable[[Mapping[str, Tensor], int], float]
@@ -107,9 +107,17 @@ def run_stage(
         for step in feed.steps(state.epoch, state.epoch_step):
             inputs = [feed.prepare(batch) for batch in step.batches]
             counts = global_counts(inputs)
+            if counts[2] == 0 and state.epoch_step == 0:
+                raise ValueError("no training row has a target; check the training rows that prepare counted")
             if counts[2] == 0:
                 break
             losses = engine.step(inputs, feed.seeds(state.epoch, state.epoch_step), counts, state.step)
+            dist.all_reduce(losses)
+            if not torch.isfinite(losses).all():
+                raise ValueError(
+                    f"stage {stage.name!r} diverged at step {state.step + 1}: losses {losses.tolist()}; "
+                    "lower its learning_rates and run the same command again"
+                )
             state = replace(state, step=state.step + 1, epoch_step=state.epoch_step + 1)
             callbacks.after_step(state, losses, counts)
             if state.step == stage.steps or state.step % stage.validate_every == 0:

@@ -3,6 +3,7 @@
 import os
 import tempfile
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -30,6 +31,8 @@ from rayrec.train.loop import Callbacks, Feed, LoopState, run_stage, seed_of
 from rayrec.train.validate import Validation, calibrate
 
 ZERO_SHOT = "zero_shot"
+WHITENED_PROFILES = 256
+"""Training profiles whose mean centres all profiles."""
 
 
 @dataclass(frozen=True)
@@ -79,10 +82,12 @@ class Worker:
         self.catalogue: CatalogueStates = load_states(settings.states)
         self.loader = Loader(self.data, settings.loader, seed=settings.seed)
         held_out_N = np.array(self.data.catalogue()["held_out"].to_pylist()) == "valid"
-        self.validation = Validation(self.data.rows("valid"), held_out_N, settings.config.validation_k)
+        valid = self.data.rows("valid").slice(0, settings.config.validation_users)
+        self.validation = Validation(valid, held_out_N, settings.config.validation_k)
         self.lower, pretrained = new_model(settings.model, num_items=len(held_out_N), use_text=True, seed=0)
         self.profile_states = TextCache(self.lower.states)
         self.anchor_NH = self._pool(pretrained)
+        self.profiles_PH = pretrained.top.pool(self.profile_states(self.loader.some_profiles(WHITENED_PROFILES)))
         self.logs = settings.uri if "://" not in settings.uri else tempfile.mkdtemp()
         self.log = MetricsLog(os.path.join(self.logs, "logs")) if self.rank == 0 else None
 
@@ -100,7 +105,7 @@ class Worker:
         _, model = new_model(self.settings.model, num_items=len(self.catalogue), use_text=use_text, seed=seed)
         trained = torch.from_numpy(self.loader.items)
         model.fusion.known_N[trained] = True
-        model.whitening.fit(self.anchor_NH[trained], self.settings.model.whitening_shrinkage)
+        model.whitening.fit(self.anchor_NH[trained], self.profiles_PH, self.settings.model.whitening_shrinkage)
         features_NF = self.stats.features(self.loader.items, np.array(self.data.cutoffs.valid))
         model.fusion.fit_guess(model.whitening(self.anchor_NH[trained]), torch.from_numpy(features_NF))
         return model
@@ -160,20 +165,22 @@ class Worker:
                 save_checkpoint(directory, engine, state, stage.name, config)
                 self.store.put(directory, last)
 
-        with Progress(f"train {stage.name}", stage.steps, unit="step") as progress:
+        shown = Progress(f"train {stage.name}", stage.steps, unit="step") if self.rank == 0 else nullcontext()
+        with shown as progress:
 
             def after_step(state: LoopState, losses: Tensor, counts: Tensor) -> None:
-                dist.all_reduce(losses)
                 figures = {name: float(loss) for name, loss in zip(LOSSES, losses, strict=True)}
                 loss = sum(figures.values())
                 self._log(stage.name, state.step, {**figures, "loss": loss, "targets": float(counts[0])})
-                if self.rank == 0:
+                if progress is not None:
                     progress.update(loss=loss, best=state.best_value)
 
             state = LoopState()
             latest = self.store.latest()
             if latest is not None and checkpoint_stage(latest) == stage.name:
                 state = load_checkpoint(latest, engine, config)
+                if progress is not None:
+                    progress.update(state.step, best=state.best_value)
             streams = range(self.rank, settings.loader.streams, self.world)
             final = run_stage(
                 engine,

@@ -26,6 +26,7 @@ from rayrec.schema import (
     Scorer,
     batch_of_rows,
 )
+from tests import tiny
 
 ITEMS, USERS = 12, 48
 AS_OF = 40 * DAY_MS
@@ -36,6 +37,7 @@ SCORERS: dict[str, Build] = {
     for name, baseline in behaviour.BASELINES.items()
     for index, setting in enumerate(baseline.grid)
 }
+SCORERS["ranker"] = lambda past: tiny.moved_ranker(past.catalogue, past.stats, AS_OF)
 PERSONAL = [name for name in SCORERS if name.split("-")[0] in ("item_knn", "ease", "markov", "tfidf")]
 
 every_scorer = pytest.mark.parametrize("build", list(SCORERS.values()), ids=list(SCORERS))

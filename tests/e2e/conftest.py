@@ -36,7 +36,8 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     states = states_in_process(item_texts(data.catalogue()), lower)
     pooled_NH = model.top.pool([states[index] for index in range(len(states))])
     trained = torch.from_numpy(data.trained_items())
-    model.whitening.fit(pooled_NH[trained], config.whitening_shrinkage)
+    profiles_PH = pooled_NH[:0]
+    model.whitening.fit(pooled_NH[trained], profiles_PH, config.whitening_shrinkage)
     save_weights(str(folder / "written"), model, catalogue_vectors(model, pooled_NH), {"stage": "zero_shot"})
     weights = str(folder / "weights")
     files = upload_directory(str(folder / "written"), f"{weights}/zero_shot")
