@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from rayrec.models.config import ModelConfig
-from rayrec.models.encoder import LowerLayers, load_encoder
-from rayrec.storage import absolute, is_published, join, publish, write_bytes
+from rayrec.models.encoder import load_encoder, load_language_model
+from rayrec.storage import is_published, join, publish, write_bytes
 
 
 class CatalogueStates:
@@ -51,14 +51,12 @@ class _Encode:
 
 def fingerprint(texts: Sequence[str], config: ModelConfig) -> str:
     """Hash of everything the states depend on: texts, tokenizer, weights and the split."""
+    model, tokenizer = load_language_model(config.language_model)
     digest = hashlib.sha256()
-    path = absolute(config.language_model) if "://" in config.language_model else config.language_model
-    if os.path.isdir(path):
-        for name in ("config.json", "tokenizer.json", "model.safetensors"):
-            if os.path.exists(os.path.join(path, name)):
-                with open(os.path.join(path, name), "rb") as file:
-                    digest.update(hashlib.file_digest(file, "sha256").digest())
-    digest.update(repr((config.language_model, config.max_tokens, config.trainable_layers)).encode())
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(name.encode() + value.contiguous().view(torch.uint8).numpy().tobytes())
+    vocabulary = sorted(tokenizer.get_vocab().items())
+    digest.update(repr((vocabulary, repr(tokenizer), config.max_tokens, config.trainable_layers)).encode())
     for text in texts:
         digest.update(hashlib.sha256(text.encode()).digest())
     return digest.hexdigest()[:16]
@@ -107,10 +105,3 @@ def load_states(directory: str) -> CatalogueStates:
     offsets_N1 = np.fromfile(os.path.join(directory, "offsets.bin"), np.int64)
     flat_S = np.memmap(os.path.join(directory, "states.bin"), np.float32, "r")
     return CatalogueStates(flat_S.reshape(int(offsets_N1[-1]), -1), offsets_N1)
-
-
-def states_in_process(texts: Sequence[str], lower: LowerLayers) -> CatalogueStates:
-    """The same states without Ray, for small catalogues and tests."""
-    states = lower.states(texts)
-    offsets_N1 = np.concatenate([[0], np.cumsum([len(state) for state in states])]).astype(np.int64)
-    return CatalogueStates(torch.cat(states).numpy(), offsets_N1)

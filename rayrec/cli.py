@@ -9,13 +9,12 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
-from types import TracebackType
 from typing import Any
 
 import yaml
 
 from rayrec import stages, storage
-from rayrec.config import load_config
+from rayrec.config import is_refusal, load_config
 from rayrec.stages import RunConfig
 
 STAGES: dict[str, Callable[[RunConfig], dict[str, Any]]] = {
@@ -169,12 +168,7 @@ def _raised_by_rayrec(error: ValueError) -> bool:
     if hasattr(error, "cause"):  # Ray's: raised in a task, whose traceback is part of the message
         files = _TRACED_FILE.findall(str(error))
         return bool(files) and _OUR_FILE.search(files[-1]) is not None
-    trace: TracebackType | None = error.__traceback__
-    module = ""
-    while trace is not None:
-        module = trace.tb_frame.f_globals.get("__name__", "")
-        trace = trace.tb_next
-    return module.split(".")[0] == "rayrec"
+    return is_refusal(error)
 
 
 def _one_line(error: ValueError) -> str:

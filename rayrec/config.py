@@ -1,6 +1,7 @@
 """Configs: frozen pydantic models from YAML and `--set a.b=c`; an unknown key is an error naming the nearest one."""
 
 import difflib
+import traceback
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar, get_args
 
@@ -104,3 +105,9 @@ def _refuse_unknown(kind: type[BaseModel], values: Mapping[str, Any], prefix: st
                 ]
             if isinstance(part, Mapping) and len(sections) == 1:
                 _refuse_unknown(sections[0], part, f"{prefix}{key}.{index}." if several else f"{prefix}{key}.")
+
+
+def is_refusal(error: ValueError) -> bool:
+    """Whether our own code raised it: a user's mistake. One from inside a library is a failure to be shown whole."""
+    frames = list(traceback.walk_tb(error.__traceback__))
+    return bool(frames) and str(frames[-1][0].f_globals.get("__name__", "")).split(".")[0] == "rayrec"

@@ -72,7 +72,9 @@ def histories(events: pa.Table, rule: LikeRule) -> Histories:
         rule: what counts as a like.
     """
     events = events.append_column("like", pa.array(rule.likes(events)))
-    events = events.sort_by([("user_id", "ascending"), ("timestamp", "ascending"), ("item", "ascending")])
+    # Rating and event decide which of exact repeats stays, so that the order of the input does not.
+    by = ("user_id", "timestamp", "item", "rating", "event")
+    events = events.sort_by([(name, "ascending") for name in by])
     users = events["user_id"].combine_chunks().dictionary_encode()
     user_E = users.indices.to_numpy(zero_copy_only=False)
     item_E, time_E = events["item"].to_numpy(), events["timestamp"].to_numpy()

@@ -17,9 +17,8 @@ from rayrec.data.config import DataConfig, LoaderConfig
 from rayrec.evaluate.config import EvaluateConfig
 from rayrec.models.config import ModelConfig
 from rayrec.serve.config import ServeConfig
-from rayrec.train.config import TrainConfig
+from rayrec.train.config import ZERO_SHOT, TrainConfig
 
-ZERO_SHOT = "zero_shot"
 TRAINING = ("data", "loader", "model", "train")
 Summary = dict[str, Any]
 
@@ -86,7 +85,9 @@ def ray_session(**options: Any) -> Iterator[None]:
         yield
         return
     address = os.environ.get("RAY_ADDRESS", "local")
-    if address == "local":
+    if address != "local":
+        options = {}  # a running cluster has its own
+    else:
         options = {"include_dashboard": False, **options}
         if not {"RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys():
             os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
@@ -139,7 +140,7 @@ def evaluate(config: RunConfig) -> Summary:
         config.report,
         config=config.evaluate,
         seed=config.seed,
-        provenance=_provenance(config, *TRAINING, "evaluate"),
+        provenance=_provenance_after_training(config, "evaluate"),
     )
     print(table_text(report), file=sys.stderr)
     return {
@@ -161,7 +162,7 @@ def export(config: RunConfig) -> Summary:
         config.bundle,
         stage=config.export_stage,
         report=config.report if storage.is_published(config.report) else None,
-        provenance=_provenance(config, *TRAINING, "export_stage"),
+        provenance=_provenance_after_training(config, "export_stage"),
     )
     return {"stage": "export", "published": config.bundle, "exported": config.export_stage}
 
@@ -182,6 +183,12 @@ def serve(config: RunConfig, announce: Callable[[Summary], None]) -> None:
             config.serve,
             lambda url: announce({"stage": "serve", "published": url, "bundle": config.bundle}),
         )
+
+
+def _provenance_after_training(config: RunConfig, section: str) -> dict[str, Any]:
+    """Of an artifact made from weights: the config they were trained with, not this command's, and one section."""
+    trained = storage.manifest(config.weights, "training")["config"]
+    return storage.provenance({**trained, **config.model_dump(mode="json", include={section})})
 
 
 def _provenance(config: RunConfig, *sections: str) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """A language model of toy size with random weights, for tests of everything but its knowledge."""
 
 import tempfile
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -10,9 +11,10 @@ import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
+from rayrec.catalogue import CatalogueStates
 from rayrec.item_stats import ItemStats
 from rayrec.models.config import LoraConfig, ModelConfig
-from rayrec.models.encoder import TextCache
+from rayrec.models.encoder import LowerLayers, TextCache
 from rayrec.models.ranker import Ranker, catalogue_vectors, new_model
 from rayrec.text import item_texts
 from tests.synthetic import FORMATS, OPENINGS, TOPICS
@@ -93,3 +95,10 @@ def moved_ranker(catalogue: pa.Table, stats: ItemStats, before_ms: int) -> Ranke
             if not name.startswith("top."):
                 parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
     return Ranker(model, TextCache(lower.states), catalogue_vectors(model, pooled_NH), stats)
+
+
+def states_in_process(texts: Sequence[str], lower: LowerLayers) -> CatalogueStates:
+    """The same states without Ray, for small catalogues and tests."""
+    states = lower.states(texts)
+    offsets_N1 = np.concatenate([[0], np.cumsum([len(state) for state in states])]).astype(np.int64)
+    return CatalogueStates(torch.cat(states).numpy(), offsets_N1)

@@ -11,7 +11,6 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from rayrec.catalogue import states_in_process
 from rayrec.data.config import LoaderConfig
 from rayrec.data.dataset import Dataset
 from rayrec.models.config import ModelConfig
@@ -20,6 +19,7 @@ from rayrec.storage import is_published
 from rayrec.text import item_texts
 from rayrec.train.config import TrainConfig
 from rayrec.train.worker import Worker, WorkerSettings
+from tests.tiny import states_in_process
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,7 @@ class Loader:
     def epoch(self, epoch: int, *, rank: int, world_size: int, start_step: int = 0) -> Iterator[Step]:
         """Steps of one rank, without end: after its streams have ended it yields steps without targets.
 
-        The caller stops when all ranks' steps say `ended`.
+        The caller stops when no rank's step holds a target.
 
         Args:
             epoch: counts from 0; each has its own order.

@@ -87,9 +87,7 @@ def build(events: pa.Table, plan: Plan) -> Built:
         events: user_id, item, timestamp, rating, event; any order, whole users.
         plan: what rows depend on besides.
     """
-    # The order of exact repeats decides which one stays: it must not depend on the order of blocks.
-    by = ("user_id", "timestamp", "item", "rating", "event")
-    past = histories(events.sort_by([(name, "ascending") for name in by]), plan.rule)
+    past = histories(events, plan.rule)
     users = pa.array(past.user_ids, pa.string())
     known = pc.index_in(users, value_set=plan.users["user_id"].combine_chunks())
     texts = plan.users["text"].combine_chunks().take(known).fill_null("")

@@ -18,14 +18,17 @@ from rayrec.models.encoder import merged_language_model
 from rayrec.models.ranker import Ranker, load_ranker
 from rayrec.profiles import Categories, LikeRule, categories_of
 from rayrec.storage import (
+    MANIFEST,
     absolute,
     download_directory,
     is_published,
     join,
     manifest,
     publish,
+    read_bytes,
     read_json,
     upload_directory,
+    verify,
 )
 
 
@@ -85,7 +88,7 @@ def export(
         "stage": stage,
         "fingerprint": fingerprint,
         "validation": source["validation"],
-        "metrics": read_json(join(report, "report.json"))["systems"].get(stage) if report is not None else None,
+        "metrics": _figures(report, weights, stage) if report is not None else None,
         "like_rule": asdict(data.rule),
         "history_length": data.history_length,
         "as_of": data.cutoffs.end,
@@ -114,6 +117,21 @@ def export(
         files = upload_directory(target, uri)
     publish(uri, "bundle", files, **about, **provenance)
     return manifest(uri)
+
+
+def _figures(report: str, weights: str, stage: str) -> Any:
+    """A stage's figures from a report of the same weights.
+
+    Raises:
+        ValueError: the report was altered or measured other weights.
+    """
+    measured = verify(report, "report")["inputs"]["weights"]
+    if measured != hashlib.sha256(read_bytes(join(weights, MANIFEST))).hexdigest():
+        raise ValueError(
+            f"the report at {absolute(report)} measured other weights than {absolute(weights)}; delete it, or evaluate "
+            "these weights into another run folder"
+        )
+    return read_json(join(report, "report.json"))["systems"].get(stage)
 
 
 def load_bundle(uri: str) -> Bundle:

@@ -4,6 +4,9 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+ZERO_SHOT = "zero_shot"
+"""The name under which the training-free text scorer is published."""
+
 ParameterGroup = Literal["scales", "adapters", "id", "language_model"]
 
 
@@ -30,13 +33,14 @@ class StageConfig(BaseModel):
 
 DEFAULT_STAGES = (
     StageConfig(name="scales", learning_rates={"scales": 0.1}, steps=60),
-    StageConfig(name="frozen", start="scales", learning_rates={"scales": 1e-2, "adapters": 1e-3}, steps=120),
+    StageConfig(name="frozen", start="scales", learning_rates={"scales": 1e-2, "adapters": 1e-3}, steps=120, pull=0.1),
     StageConfig(
         name="tuned",
         start="frozen",
         learning_rates={"scales": 3e-3, "adapters": 3e-4, "language_model": 2e-3},
         steps=20,
         validate_every=5,
+        pull=0.1,
     ),
     StageConfig(name="text_id", start="tuned", learning_rates={"id": 3e-3}, steps=60, validate_every=10),
     StageConfig(
@@ -73,8 +77,8 @@ class TrainConfig(BaseModel):
     def _stages_in_order(self) -> "TrainConfig":
         before: dict[str, StageConfig] = {}
         for stage in self.stages:
-            if stage.name in before or stage.name == "zero_shot":
-                raise ValueError(f"two stages are called {stage.name!r}; give each its own name (zero_shot is taken)")
+            if stage.name in before or stage.name == ZERO_SHOT:
+                raise ValueError(f"two stages are called {stage.name!r}; give each its own name ({ZERO_SHOT} is taken)")
             if stage.start is not None and stage.start not in before:
                 raise ValueError(f"stage {stage.name!r} starts from {stage.start!r}, which is no earlier stage")
             if stage.start is not None and before[stage.start].use_text != stage.use_text:

@@ -1,30 +1,35 @@
 """Launches the worker under Ray Train: encodes the catalogue, runs every stage in one fit, publishes the outcome."""
 
+import os
 import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import ray
-from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from rayrec.catalogue import encode_catalogue
+from rayrec.config import is_refusal
 from rayrec.data.config import LoaderConfig
 from rayrec.data.dataset import Dataset
 from rayrec.models.config import ModelConfig
 from rayrec.storage import absolute, download_directory, is_published, join, manifest, publish
 from rayrec.text import item_texts
-from rayrec.train.config import TrainConfig
-from rayrec.train.worker import ZERO_SHOT, Worker, WorkerSettings
+from rayrec.train.config import ZERO_SHOT, TrainConfig
+from rayrec.train.worker import Worker, WorkerSettings
 
 
 class RayCheckpoints:
     """Checkpoints by ray.train.report, which merges the ranks' files into the run's storage."""
 
-    def __init__(self) -> None:
+    def __init__(self, directory: str) -> None:
+        """Args:
+        directory: where a checkpoint is copied to; it need not exist.
+        """
         found = ray.train.get_checkpoint()
-        self.directory = found.to_directory(tempfile.mkdtemp()) if found is not None else None
+        self.directory = found.to_directory(directory) if found is not None else None
 
     def latest(self) -> str | None:
         """The checkpoint this run was resumed from."""
@@ -35,11 +40,49 @@ class RayCheckpoints:
         ray.train.report(dict(metrics), checkpoint=Checkpoint.from_directory(directory))
 
 
+class UserMistakeError(Exception):
+    """A ValueError of a worker, told apart from failures of the machine."""
+
+
 def _work(settings: dict[str, Any]) -> None:
     local: WorkerSettings = settings["worker"]
     with tempfile.TemporaryDirectory() as directory:
         states = download_directory(local.states, directory)
-        Worker(replace(local, states=states), RayCheckpoints(), ray.train.torch.get_device()).run()
+        checkpoints = RayCheckpoints(os.path.join(directory, "checkpoint"))
+        try:
+            Worker(replace(local, states=states), checkpoints, ray.train.torch.get_device()).run()
+        except ValueError as error:
+            if not is_refusal(error):
+                raise
+            raise UserMistakeError(str(error)) from error
+
+
+def _fit(settings: WorkerSettings) -> None:
+    """Runs the workers; a user's mistake among them comes out as the ValueError it was."""
+    config = settings.config
+    trainer = TorchTrainer(
+        _work,
+        train_loop_config={"worker": settings},
+        torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if config.use_gpu else "gloo"),
+        scaling_config=ScalingConfig(
+            num_workers=config.num_workers,
+            use_gpu=config.use_gpu,
+            resources_per_worker={"CPU": config.cpus_per_worker, **({"GPU": 1} if config.use_gpu else {})},
+        ),
+        run_config=RunConfig(
+            name="fit",
+            storage_path=join(settings.uri, "checkpoints"),
+            checkpoint_config=CheckpointConfig(num_to_keep=config.checkpoints_kept),
+            failure_config=FailureConfig(max_failures=config.max_failures),
+        ),
+    )
+    try:
+        trainer.fit()
+    except WorkerGroupError as error:
+        refused = [failure for failure in error.worker_failures.values() if isinstance(failure, UserMistakeError)]
+        if refused:
+            raise ValueError(str(refused[0])) from error
+        raise
 
 
 def train(
@@ -79,6 +122,10 @@ def train(
         if found["config"] != provenance["config"]:
             raise ValueError(f"{absolute(uri)} was trained with another config; use another run folder")
         return found
+    for name in (ZERO_SHOT, *(stage.name for stage in config.stages)):
+        part = join(absolute(uri), name)
+        if is_published(part) and manifest(part, "weights")["config"] != provenance["config"]:
+            raise ValueError(f"{part} was trained with another config; use another run folder, or the config it had")
     data = Dataset(dataset)
     if data.history_length + 2 > model.max_positions:
         raise ValueError(
@@ -89,22 +136,7 @@ def train(
         item_texts(data.catalogue()), model, join(absolute(uri), "states"), workers=config.num_workers
     )
     settings = WorkerSettings(absolute(dataset), absolute(uri), states, model, loader, config, seed, provenance)
-    TorchTrainer(
-        _work,
-        train_loop_config={"worker": settings},
-        torch_config=TorchConfig(backend="nccl" if config.use_gpu else "gloo"),
-        scaling_config=ScalingConfig(
-            num_workers=config.num_workers,
-            use_gpu=config.use_gpu,
-            resources_per_worker={"CPU": config.cpus_per_worker, **({"GPU": 1} if config.use_gpu else {})},
-        ),
-        run_config=RunConfig(
-            name="fit",
-            storage_path=join(absolute(uri), "checkpoints"),
-            checkpoint_config=CheckpointConfig(num_to_keep=config.checkpoints_kept),
-            failure_config=FailureConfig(max_failures=config.max_failures),
-        ),
-    ).fit()
+    _fit(settings)
     names = [ZERO_SHOT, *(stage.name for stage in config.stages)]
     validation = {name: manifest(join(uri, name), "weights")["validation"] for name in names}
     kept = {name: manifest(join(uri, name), "weights")["kept"] for name in names}

@@ -25,12 +25,11 @@ from rayrec.storage import is_published, join, publish, upload_directory
 from rayrec.tracking import MetricsLog, Progress
 from rayrec.train.checkpoint import checkpoint_stage, load_checkpoint, save_checkpoint
 from rayrec.train.collate import Collate, pooled_profiles
-from rayrec.train.config import StageConfig, TrainConfig
+from rayrec.train.config import ZERO_SHOT, StageConfig, TrainConfig
 from rayrec.train.engine import Engine
 from rayrec.train.loop import Callbacks, Feed, LoopState, run_stage, seed_of
 from rayrec.train.validate import Validation, calibrate
 
-ZERO_SHOT = "zero_shot"
 WHITENED_PROFILES = 256
 """Training profiles whose mean centres all profiles."""
 
@@ -130,10 +129,9 @@ class Worker:
     def start(self, index: int, stage: StageConfig) -> Recommender:
         """The model a stage starts from."""
         model = self.fresh(index, stage.use_text)
-        if stage.use_text:
-            load_weights(join(self.settings.uri, stage.start or ZERO_SHOT), model)
-        elif stage.start is not None:
-            load_weights(join(self.settings.uri, stage.start), model)
+        start = stage.start or (ZERO_SHOT if stage.use_text else None)
+        if start is not None:
+            load_weights(join(self.settings.uri, start), model)
         return model
 
     def run_stage(self, index: int, stage: StageConfig) -> None:

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from rayrec.catalogue import states_in_process
 from rayrec.data.dataset import Dataset
 from rayrec.export.bundle import export
 from rayrec.models.config import ModelConfig
@@ -14,6 +13,7 @@ from rayrec.models.ranker import catalogue_vectors, new_model, save_weights
 from rayrec.storage import publish, upload_directory
 from rayrec.text import item_texts
 from tests.synthetic import SyntheticLogs, generate, published
+from tests.tiny import states_in_process
 
 
 @dataclass(frozen=True)

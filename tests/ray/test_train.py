@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import time
 from collections.abc import Mapping
@@ -13,7 +14,7 @@ import pytest
 import torch.distributed as dist
 from safetensors.numpy import load_file
 
-from rayrec.catalogue import encode_catalogue, load_states, states_in_process
+from rayrec.catalogue import encode_catalogue, load_states
 from rayrec.data.config import LoaderConfig
 from rayrec.data.dataset import Dataset
 from rayrec.models.config import ModelConfig
@@ -26,6 +27,7 @@ from rayrec.train import trainer
 from rayrec.train.config import StageConfig, TrainConfig
 from tests import tiny
 from tests.synthetic import generate, published
+from tests.tiny import states_in_process
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -97,11 +99,29 @@ def test_a_fit_publishes_every_stage_and_its_logs(weights: str, data: Dataset) -
 def test_the_same_command_again_returns_at_once_and_another_config_is_refused(
     weights: str, data: Dataset, model: ModelConfig
 ) -> None:
-    began = time.monotonic()
+    before = sorted((path, path.stat().st_mtime_ns) for path in Path(weights).rglob("*"))
     assert fit(data, weights, model) == verify(weights, "training")
-    assert time.monotonic() - began < 2
+    assert sorted((path, path.stat().st_mtime_ns) for path in Path(weights).rglob("*")) == before
     with pytest.raises(ValueError, match="was trained with another config; use another run folder"):
         fit(data, weights, model, provenance={"config": {"name": "other"}})
+
+
+def test_an_interrupted_training_is_not_continued_with_another_config(
+    weights: str, data: Dataset, model: ModelConfig, tmp_path: Path
+) -> None:
+    interrupted = tmp_path / "weights"
+    shutil.copytree(Path(weights) / "zero_shot", interrupted / "zero_shot")
+    with pytest.raises(ValueError, match="zero_shot was trained with another config"):
+        fit(data, str(interrupted), model, provenance={"config": {"name": "other"}})
+
+
+def test_a_mistake_of_the_user_among_the_workers_comes_out_as_one(
+    data: Dataset, model: ModelConfig, tmp_path: Path
+) -> None:
+    diverging = StageConfig(name="tuned", learning_rates={"adapters": 1e30}, steps=4, validate_every=4)
+    config = FIT.model_copy(update={"max_failures": 0, "stages": (diverging,)})
+    with pytest.raises(ValueError, match=r"stage 'tuned' diverged at step \d+: .* lower its learning_rates"):
+        fit(data, str(tmp_path / "weights"), model, config=config)
 
 
 class Mortal(trainer.RayCheckpoints):

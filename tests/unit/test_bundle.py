@@ -1,5 +1,6 @@
 """A bundle answers what its weights answer, holds what was trained, and is refused when altered."""
 
+import hashlib
 import shutil
 from pathlib import Path
 
@@ -8,7 +9,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from rayrec.catalogue import states_in_process
 from rayrec.data.dataset import Dataset
 from rayrec.export.bundle import export, load_bundle
 from rayrec.models.ranker import catalogue_vectors, load_ranker, new_model, save_weights
@@ -17,6 +17,7 @@ from rayrec.storage import publish, upload_directory, write_json
 from rayrec.text import item_texts
 from tests import tiny
 from tests.synthetic import generate, published
+from tests.tiny import states_in_process
 
 ANSWERS = ("score", "like")
 
@@ -66,7 +67,8 @@ def weights(folder: Path, data: Dataset, language_model: str) -> str:
 def bundle(folder: Path, data: Dataset, weights: str) -> str:
     report = str(folder / "report")
     written = write_json(f"{report}/report.json", {"systems": {"moved": {"auc": 0.7}}})
-    publish(report, "report", {"report.json": written})
+    measured = hashlib.sha256(Path(weights, "manifest.json").read_bytes()).hexdigest()
+    publish(report, "report", {"report.json": written}, inputs={"weights": measured})
     uri = str(folder / "bundle")
     export(data.uri, weights, uri, stage="moved", report=report, provenance={"code": "test"})
     return uri
@@ -147,6 +149,14 @@ def test_exporting_again_changes_nothing_and_other_weights_are_refused(
     assert path.stat().st_mtime_ns == before
     with pytest.raises(ValueError, match="holds a bundle of other weights"):
         export(data.uri, weights, bundle, stage="other", report=None, provenance={})
+
+
+def test_a_report_of_other_weights_is_refused(data: Dataset, weights: str, tmp_path: Path) -> None:
+    report = str(tmp_path / "report")
+    written = write_json(f"{report}/report.json", {"systems": {"moved": {"auc": 0.9}}})
+    publish(report, "report", {"report.json": written}, inputs={"weights": "of another training"})
+    with pytest.raises(ValueError, match="measured other weights"):
+        export(data.uri, weights, str(tmp_path / "bundle"), stage="moved", report=report, provenance={})
 
 
 def test_a_stage_that_was_not_trained_is_refused_with_those_that_were(

@@ -8,7 +8,6 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from rayrec.catalogue import states_in_process
 from rayrec.item_stats import DAY_MS, ItemStats
 from rayrec.models.encoder import LowerLayers, TextCache
 from rayrec.models.ranker import Ranker, catalogue_vectors, new_model
@@ -17,6 +16,7 @@ from rayrec.schema import DISLIKED, ITEM_STATS, LIKED, ROWS, UNKNOWN, Batch, bat
 from rayrec.train.collate import Collate
 from tests import tiny
 from tests.synthetic import TOPICS
+from tests.tiny import states_in_process
 
 TEXTS = [f"{first}. {second}" for phrases in TOPICS.values() for first, second in pairwise(phrases)]
 NUM_ITEMS, NUM_KNOWN = len(TEXTS), len(TEXTS) - 4

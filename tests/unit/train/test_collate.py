@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from rayrec.catalogue import CatalogueStates, states_in_process
+from rayrec.catalogue import CatalogueStates
 from rayrec.data.config import LoaderConfig
 from rayrec.data.dataset import Dataset
 from rayrec.data.loader import Loader
@@ -11,6 +11,7 @@ from rayrec.schema import Batch
 from rayrec.text import item_texts
 from rayrec.train.collate import Collate, pooled_profiles
 from tests import tiny
+from tests.tiny import states_in_process
 
 
 @pytest.fixture(scope="module")
