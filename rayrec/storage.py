@@ -171,6 +171,16 @@ def manifest(uri: str, kind: str | None = None) -> dict[str, Any]:
     return found
 
 
+def fingerprint(uri: str, kind: str) -> str:
+    """sha256 of an artifact's manifest, which holds the hash of every file: equal only for equal artifacts.
+
+    Raises:
+        ValueError: nothing of that kind is published there.
+    """
+    manifest(uri, kind)
+    return hashlib.sha256(read_bytes(join(uri, MANIFEST))).hexdigest()
+
+
 def verify(uri: str, kind: str | None = None) -> dict[str, Any]:
     """The manifest, after every listed file was found with its size and hash.
 

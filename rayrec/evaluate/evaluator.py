@@ -1,6 +1,5 @@
 """Before and after: baselines, the training-free scorer and every trained stage, on one test split, into one report."""
 
-import hashlib
 import os
 import tempfile
 from collections.abc import Mapping
@@ -48,8 +47,8 @@ def evaluate(
     if taken := BASELINES.keys() & set(stages):
         raise ValueError(f"training stages {sorted(taken)} have names of baselines; rename them in train.stages")
     inputs = {
-        "dataset": _fingerprint(dataset, "dataset"),
-        "weights": {stage: _fingerprint(storage.join(weights, stage), "weights") for stage in stages},
+        "dataset": storage.fingerprint(dataset, "dataset"),
+        "weights": {stage: storage.fingerprint(storage.join(weights, stage), "weights") for stage in stages},
         "evaluate": config.model_dump(mode="json"),
         "seed": seed,
     }
@@ -142,11 +141,6 @@ def _load_stage(weights: str, stage: str, stats: ItemStats) -> Scorer:
     with tempfile.TemporaryDirectory() as folder:
         local = storage.download_directory(storage.join(weights, stage), os.path.join(folder, stage))
         return load_ranker(local, stats)
-
-
-def _fingerprint(uri: str, kind: str) -> str:
-    storage.manifest(uri, kind)
-    return hashlib.sha256(storage.read_bytes(storage.join(uri, storage.MANIFEST))).hexdigest()
 
 
 def _published(uri: str, inputs: Mapping[str, Any]) -> dict[str, Any]:

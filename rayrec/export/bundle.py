@@ -18,14 +18,13 @@ from rayrec.models.encoder import merged_language_model
 from rayrec.models.ranker import Ranker, load_ranker
 from rayrec.profiles import Categories, LikeRule, categories_of
 from rayrec.storage import (
-    MANIFEST,
     absolute,
     download_directory,
+    fingerprint,
     is_published,
     join,
     manifest,
     publish,
-    read_bytes,
     read_json,
     upload_directory,
     verify,
@@ -81,12 +80,10 @@ def export(
         )
     data = Dataset(dataset)
     source = manifest(join(weights, stage), "weights")
-    fingerprint = hashlib.sha256(
-        json.dumps([source["files"], data.manifest["files"]], sort_keys=True).encode()
-    ).hexdigest()
+    digest = hashlib.sha256(json.dumps([source["files"], data.manifest["files"]], sort_keys=True).encode()).hexdigest()
     about = {
         "stage": stage,
-        "fingerprint": fingerprint,
+        "fingerprint": digest,
         "validation": source["validation"],
         "metrics": _figures(report, weights, stage) if report is not None else None,
         "like_rule": asdict(data.rule),
@@ -95,7 +92,7 @@ def export(
     }
     if is_published(uri):
         found = manifest(uri, "bundle")
-        if found["fingerprint"] != fingerprint:
+        if found["fingerprint"] != digest:
             raise ValueError(f"{absolute(uri)} holds a bundle of other weights; delete it or use another run folder")
         if about["metrics"] not in (
             None,
@@ -125,11 +122,11 @@ def _figures(report: str, weights: str, stage: str) -> Any:
     Raises:
         ValueError: the report was altered or measured other weights.
     """
-    measured = verify(report, "report")["inputs"]["weights"]
-    if measured != hashlib.sha256(read_bytes(join(weights, MANIFEST))).hexdigest():
+    measured = verify(report, "report")["inputs"]["weights"].get(stage)
+    if measured != fingerprint(join(weights, stage), "weights"):
         raise ValueError(
-            f"the report at {absolute(report)} measured other weights than {absolute(weights)}; delete it, or evaluate "
-            "these weights into another run folder"
+            f"the report at {absolute(report)} measured other weights than {absolute(weights)}/{stage}; "
+            "delete it, or evaluate these weights into another run folder"
         )
     return read_json(join(report, "report.json"))["systems"].get(stage)
 

@@ -1,6 +1,6 @@
 """A bundle answers what its weights answer, holds what was trained, and is refused when altered."""
 
-import hashlib
+import json
 import shutil
 from pathlib import Path
 
@@ -10,10 +10,12 @@ import torch
 from safetensors.torch import load_file
 
 from rayrec.data.dataset import Dataset
+from rayrec.evaluate.config import EvaluateConfig
+from rayrec.evaluate.evaluator import evaluate
 from rayrec.export.bundle import export, load_bundle
 from rayrec.models.ranker import catalogue_vectors, load_ranker, new_model, save_weights
 from rayrec.schema import Batch, batch_of_rows
-from rayrec.storage import publish, upload_directory, write_json
+from rayrec.storage import publish, read_json, upload_directory, write_json
 from rayrec.text import item_texts
 from tests import tiny
 from tests.synthetic import generate, published
@@ -57,18 +59,22 @@ def weights(folder: Path, data: Dataset, language_model: str) -> str:
     for stage in ("moved", "other"):
         files = upload_directory(written, f"{uri}/{stage}")
         publish(f"{uri}/{stage}", "weights", files, validation={"ndcg": 0.5})
-    write_json(f"{uri}/other/config.json", {})
-    publish(f"{uri}/other", "weights", upload_directory(f"{uri}/other", f"{uri}/other"), validation={})
+    changed = write_json(f"{uri}/other/config.json", {**read_json(f"{uri}/other/config.json"), "stage": "other"})
+    publish(f"{uri}/other", "weights", {**files, "config.json": changed}, validation={})
     publish(uri, "training", {}, stages=["moved", "other"])
     return uri
 
 
 @pytest.fixture(scope="module")
-def bundle(folder: Path, data: Dataset, weights: str) -> str:
-    report = str(folder / "report")
-    written = write_json(f"{report}/report.json", {"systems": {"moved": {"auc": 0.7}}})
-    measured = hashlib.sha256(Path(weights, "manifest.json").read_bytes()).hexdigest()
-    publish(report, "report", {"report.json": written}, inputs={"weights": measured})
+def report(folder: Path, data: Dataset, weights: str) -> str:
+    """A real report of the weights."""
+    uri = str(folder / "report")
+    evaluate(data.uri, weights, uri, config=EvaluateConfig(bootstrap=10), seed=0, provenance={})
+    return uri
+
+
+@pytest.fixture(scope="module")
+def bundle(folder: Path, data: Dataset, weights: str, report: str) -> str:
     uri = str(folder / "bundle")
     export(data.uri, weights, uri, stage="moved", report=report, provenance={"code": "test"})
     return uri
@@ -88,14 +94,14 @@ def test_it_answers_what_its_weights_answer(bundle: str, data: Dataset, weights:
     assert np.ptp(expected_BC) > 0.1
 
 
-def test_it_says_what_serving_needs(bundle: str, data: Dataset) -> None:
+def test_it_says_what_serving_needs(bundle: str, report: str, data: Dataset) -> None:
     loaded = load_bundle(bundle)
     assert loaded.items == data.catalogue()
     assert loaded.rule == data.rule
     assert loaded.history_length == data.history_length
     assert loaded.as_of == data.cutoffs.end
     assert loaded.manifest["stage"] == "moved"
-    assert loaded.manifest["metrics"] == {"auc": 0.7}
+    assert loaded.manifest["metrics"] == read_json(f"{report}/report.json")["systems"]["moved"]
     assert loaded.manifest["validation"] == {"ndcg": 0.5}
     assert loaded.manifest["code"] == "test"
 
@@ -151,12 +157,13 @@ def test_exporting_again_changes_nothing_and_other_weights_are_refused(
         export(data.uri, weights, bundle, stage="other", report=None, provenance={})
 
 
-def test_a_report_of_other_weights_is_refused(data: Dataset, weights: str, tmp_path: Path) -> None:
-    report = str(tmp_path / "report")
-    written = write_json(f"{report}/report.json", {"systems": {"moved": {"auc": 0.9}}})
-    publish(report, "report", {"report.json": written}, inputs={"weights": "of another training"})
-    with pytest.raises(ValueError, match="measured other weights"):
-        export(data.uri, weights, str(tmp_path / "bundle"), stage="moved", report=report, provenance={})
+def test_a_report_of_other_weights_is_refused(data: Dataset, weights: str, report: str, tmp_path: Path) -> None:
+    retrained = tmp_path / "weights"
+    shutil.copytree(weights, retrained)
+    about = json.loads((retrained / "moved" / "manifest.json").read_text())
+    (retrained / "moved" / "manifest.json").write_text(json.dumps({**about, "seed": 1}))
+    with pytest.raises(ValueError, match=r"measured other weights than .*/moved"):
+        export(data.uri, str(retrained), str(tmp_path / "bundle"), stage="moved", report=report, provenance={})
 
 
 def test_a_stage_that_was_not_trained_is_refused_with_those_that_were(
