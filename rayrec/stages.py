@@ -100,13 +100,10 @@ def ray_session(**options: Any) -> Iterator[None]:
 
 def prepare(config: RunConfig) -> Summary:
     """Logs to a dataset."""
-    from rayrec.data.job import prepare as run_prepare
-    from rayrec.data.prepare import on_ray
+    from rayrec.data.prepare import prepare as run_prepare
 
     with ray_session():
-        made = run_prepare(
-            config.data, config.dataset, seed=config.seed, provenance=_provenance(config, "data"), run=on_ray
-        )
+        made = run_prepare(config.data, config.dataset, seed=config.seed, provenance=_provenance(config, "data"))
     return {"stage": "prepare", "published": config.dataset, "counts": made["counts"], "cutoffs": made["cutoffs"]}
 
 
