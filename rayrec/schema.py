@@ -163,10 +163,14 @@ def relevance(rows: pa.Table, batch: Batch, num_items: int) -> tuple[np.ndarray,
 class Scorer(Protocol):
     """What evaluation ranks with and serving answers with: a behaviour scorer or a trained recommender."""
 
+    def score_and_like(self, batch: Batch) -> tuple[np.ndarray, np.ndarray]:
+        """Both answers, float32 [B, N], at the price of one: what `score` and what `like` gives."""
+        ...
+
     def score(self, batch: Batch) -> np.ndarray:
         """float32 [B, N]: how well each item follows a row's context at its `as_of`; higher is better."""
-        ...
+        return self.score_and_like(batch)[0]
 
     def like(self, batch: Batch) -> np.ndarray:
         """float32 [B, N]: log-odds, or any increasing function of them, that the row's user would like each item."""
-        ...
+        return self.score_and_like(batch)[1]

@@ -100,7 +100,7 @@ def _measure_block(scorer: Scorer, rows: pa.Table, slices: Mapping[str, Slice], 
     block = rows[span]
     batch = batch_of_rows(block)
     context = batch.context_only()
-    scores_BN, likes_BN = scorer.score(context), scorer.like(context)
+    scores_BN, likes_BN = scorer.score_and_like(context)
     row_E, position_E = np.nonzero(batch.targets_BL)
     item_E, label_E = batch.items_BL[row_E, position_E], batch.likes_BL[row_E, position_E]
     relevant_BN, unseen_BN = relevance(block, batch, scores_BN.shape[1])

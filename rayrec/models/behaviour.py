@@ -27,7 +27,7 @@ EASE_MAX_ITEMS = 10_000
 _BLOCK = 512
 
 
-class Popularity:
+class Popularity(Scorer):
     """How often an item was met as of a row's moment, over all days or over the last few, where all days break ties."""
 
     def __init__(self, stats: ItemStats, days: int | None) -> None:
@@ -38,22 +38,19 @@ class Popularity:
         self.stats = stats
         self.days = days
 
-    def score(self, batch: Batch) -> np.ndarray:
-        """float32 [B, N]: interactions in the window."""
+    def score_and_like(self, batch: Batch) -> tuple[np.ndarray, np.ndarray]:
+        """Interactions in the window, float32 [B, N], twice."""
         moments_M, moment_B = np.unique(batch.as_of_B, return_inverse=True)
         items_N, until_M1 = np.arange(self.stats.num_items), moments_M[:, None]
         counts_MN = self.stats.counts_between(items_N, np.zeros_like(until_M1), until_M1).astype(np.float64)
         if self.days is not None:
             recent_MN = self.stats.counts_between(items_N, until_M1 - self.days * DAY_MS, until_M1)
             counts_MN = recent_MN + counts_MN / (counts_MN.max(initial=0) + 1)
-        return np.asarray(counts_MN[moment_B], np.float32)
-
-    def like(self, batch: Batch) -> np.ndarray:
-        """The same as `score`."""
-        return self.score(batch)
+        counts_BN = np.asarray(counts_MN[moment_B], np.float32)
+        return counts_BN, counts_BN
 
 
-class LikeShare:
+class LikeShare(Scorer):
     """A user's own share of likes, smoothed, and with `by_item` each item's; without it the ranking is constant."""
 
     def __init__(self, stats: ItemStats, overall: float, by_item: bool) -> None:
@@ -66,12 +63,8 @@ class LikeShare:
         self.overall = overall
         self.by_item = by_item
 
-    def score(self, batch: Batch) -> np.ndarray:
-        """The same as `like`."""
-        return self.like(batch)
-
-    def like(self, batch: Batch) -> np.ndarray:
-        """float32 [B, N]: log-odds of a like."""
+    def score_and_like(self, batch: Batch) -> tuple[np.ndarray, np.ndarray]:
+        """Log-odds of a like, float32 [B, N], twice."""
         context = batch.context_only()
         likes_B = (context.likes_BL == LIKED).sum(axis=1)
         opinions_B = likes_B + (context.likes_BL == DISLIKED).sum(axis=1)
@@ -81,10 +74,11 @@ class LikeShare:
             moments_M, moment_B = np.unique(batch.as_of_B, return_inverse=True)
             features_MNF = self.stats.features(np.arange(self.stats.num_items), moments_M[:, None])
             log_odds_BN += features_MNF[moment_B, :, -1]
-        return np.asarray(log_odds_BN, np.float32)
+        answer_BN = np.asarray(log_odds_BN, np.float32)
+        return answer_BN, answer_BN
 
 
-class ItemToItem:
+class ItemToItem(Scorer):
     """Recency-weighted mean, over a row's context, of each context item's likeness to the candidates.
 
     Where the context says nothing of an item, recent popularity decides: it is added with a tiny weight.
@@ -102,18 +96,15 @@ class ItemToItem:
         self.positives = positives
         self.half_life = half_life
 
-    def score(self, batch: Batch) -> np.ndarray:
-        """float32 [B, N]."""
-        recent_BN = self.recent.score(batch)
-        tie_break_BN = recent_BN / (1 + recent_BN.max(axis=1, initial=0, keepdims=True))
-        return np.asarray(self.like(batch) + TIE_BREAK * tie_break_BN, np.float32)
-
-    def like(self, batch: Batch) -> np.ndarray:
-        """float32 [B, N]: the mean likeness; 0 without a context."""
+    def score_and_like(self, batch: Batch) -> tuple[np.ndarray, np.ndarray]:
+        """float32 [B, N]: the mean likeness, 0 without a context, with the tie-break and without it."""
         likeness = self._context(batch.context_only())
         for factor in self.factors:
             likeness = likeness @ factor
-        return np.asarray(likeness.toarray() if sparse.issparse(likeness) else likeness, np.float32)
+        likeness_BN = np.asarray(likeness.toarray() if sparse.issparse(likeness) else likeness, np.float32)
+        recent_BN = self.recent.score(batch)
+        tie_break_BN = recent_BN / (1 + recent_BN.max(axis=1, initial=0, keepdims=True))
+        return np.asarray(likeness_BN + TIE_BREAK * tie_break_BN, np.float32), likeness_BN
 
     def _context(self, context: Batch) -> sparse.csr_array:
         keep_BL = np.arange(context.items_BL.shape[1]) < context.lengths_B[:, None]

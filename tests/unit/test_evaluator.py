@@ -27,20 +27,18 @@ VALID, TEST = 50 * DAY_MS, 60 * DAY_MS
 CONFIG = EvaluateConfig(k=3, bootstrap=50, users_per_block=7)
 
 
-class Parity:
+class Parity(Scorer):
     """Knows the taste: likes items of the user's parity, as far as `sharpness` goes, which may be negative."""
 
     def __init__(self, sharpness: float) -> None:
         self.sharpness = sharpness
 
-    def score(self, batch: Batch) -> np.ndarray:
+    def score_and_like(self, batch: Batch) -> tuple[np.ndarray, np.ndarray]:
         assert not batch.targets_BL.any(), "evaluation showed a target to the scorer"
         user_B = np.array([int(row.split("@")[0]) for row in batch.row_ids])
         fits_BN = np.where((user_B[:, None] - np.arange(ITEMS)) % 2, -1.0, 1.0)
-        return np.asarray(self.sharpness * fits_BN - 1e-3 * np.arange(ITEMS), np.float32)
-
-    def like(self, batch: Batch) -> np.ndarray:
-        return self.score(batch)
+        answer_BN = np.asarray(self.sharpness * fits_BN - 1e-3 * np.arange(ITEMS), np.float32)
+        return answer_BN, answer_BN
 
 
 def tables() -> dict[str, pa.Table]:

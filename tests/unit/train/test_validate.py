@@ -11,26 +11,22 @@ import torch
 from rayrec.data.dataset import Dataset
 from rayrec.evaluate.measure import Slice, measure
 from rayrec.models.user import UserTower
-from rayrec.schema import DISLIKED, Batch
+from rayrec.schema import DISLIKED, Batch, Scorer
 from rayrec.train.validate import CALIBRATION_DECAYS, Validation, calibrate
 
 pytestmark = pytest.mark.usefixtures("alone")
 
 
-class Random:
+class Random(Scorer):
     """A scorer by row and item, whatever the rest of the batch."""
 
     def __init__(self, num_items: int) -> None:
         self.num_items = num_items
 
-    def score(self, batch: Batch) -> np.ndarray:
-        """float32 [B, N]."""
+    def score_and_like(self, batch: Batch) -> tuple[np.ndarray, np.ndarray]:
+        """The same twice, float32 [B, N]."""
         rows = [np.random.default_rng(zlib.crc32(row.encode())).random(self.num_items) for row in batch.row_ids]
-        return np.array(rows, np.float32)
-
-    def like(self, batch: Batch) -> np.ndarray:
-        """The same."""
-        return self.score(batch)
+        return np.array(rows, np.float32), np.array(rows, np.float32)
 
 
 def held_out(data: Dataset) -> np.ndarray:
