@@ -20,6 +20,7 @@ INTERACTIONS = pa.schema(
         pa.field("timestamp", pa.int64(), nullable=False),  # UTC, ms since 1970
         pa.field("rating", pa.float32()),
         pa.field("event", pa.string()),
+        pa.field("review", pa.string()),  # what the user wrote of the item; tells of later interactions only
     ]
 )
 
@@ -33,12 +34,61 @@ ITEMS = pa.schema(
     ]
 )
 
+# What a source gives, before anything is judged: the columns above, every one nullable.
+RAW_INTERACTIONS, RAW_ITEMS = (
+    pa.schema([field.with_nullable(True) for field in table]) for table in (INTERACTIONS, ITEMS)
+)
+
 USERS = pa.schema([pa.field("user_id", pa.string(), nullable=False), pa.field("text", pa.string())])
+
+RAW_USERS = pa.schema([field.with_nullable(True) for field in USERS])
+
+# What was shown together, in the order it was shown, and which of it was clicked.
+RAW_IMPRESSIONS = pa.schema(
+    [
+        ("impression_id", pa.string()),
+        ("user_id", pa.string()),
+        ("timestamp", pa.int64()),
+        ("item_ids", pa.list_(pa.string())),
+        ("clicked", pa.list_(pa.bool_())),
+    ]
+)
+
+# Knowledge graph and friendships; head and tail are ids of items or users, or names, prefixed "item:", "user:", "name:".
+TRIPLES = pa.schema([("head", pa.string()), ("relation", pa.string()), ("tail", pa.string())])
+
+# impressions/ of a dataset: items are dense indices, unknown ones left out.
+IMPRESSIONS = pa.schema(
+    [
+        ("impression_id", pa.string()),
+        ("user_id", pa.string()),
+        ("timestamp", pa.int64()),
+        ("items", pa.list_(pa.int32())),
+        ("clicked", pa.list_(pa.bool_())),
+    ]
+)
+
+# quarantine/ of a dataset: where a refused row lies and why; an unparseable one only as offset, length and hash.
+QUARANTINE = pa.schema(
+    [
+        ("table", pa.string()),
+        ("source", pa.string()),
+        ("row", pa.int64()),
+        ("reason", pa.string()),
+        ("user_id", pa.string()),  # as in the rows, so that a user can be forgotten
+        ("record", pa.string()),  # the redacted row as JSON; null where it cannot be parsed
+        ("offset", pa.int64()),
+        ("length", pa.int64()),
+        ("sha256", pa.string()),
+    ]
+)
 
 # items/ of a dataset: the catalogue in dense-index order (the row number is the index the other tables use).
 CATALOGUE = pa.schema(
     [
         *ITEMS,
+        pa.field("terms", pa.list_(pa.string())),  # its most telling words, strongest first
+        pa.field("term_weights", pa.list_(pa.float32())),
         pa.field("held_out", pa.string(), nullable=False),  # "" | "valid" | "test": cold items of that split
     ]
 )

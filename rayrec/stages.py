@@ -100,10 +100,13 @@ def ray_session(**options: Any) -> Iterator[None]:
 
 def prepare(config: RunConfig) -> Summary:
     """Logs to a dataset."""
-    from rayrec.data.prepare import prepare as run_prepare
+    from rayrec.data.job import prepare as run_prepare
+    from rayrec.data.prepare import on_ray
 
     with ray_session():
-        made = run_prepare(config.data, config.dataset, seed=config.seed, provenance=_provenance(config, "data"))
+        made = run_prepare(
+            config.data, config.dataset, seed=config.seed, provenance=_provenance(config, "data"), run=on_ray
+        )
     return {"stage": "prepare", "published": config.dataset, "counts": made["counts"], "cutoffs": made["cutoffs"]}
 
 

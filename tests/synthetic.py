@@ -4,21 +4,27 @@ An item's text uses a few of its topic's phrases, and two items of a topic rarel
 relates them is meaning rather than words. Who likes a topic is independent of everything else, and the format is noise.
 """
 
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from pyarrow import parquet
 
-from rayrec.data.clean import judge_interactions
-from rayrec.data.config import Columns, ColumnsSource, DataConfig
+from rayrec.data.config import DataConfig, PrivacyConfig
 from rayrec.data.dataset import Dataset
-from rayrec.data.sequence import Plan, plan_of
-from rayrec.data.shards import Job, publish_dataset, write_buckets
-from rayrec.data.sources.logs import canonical_interactions
-from rayrec.data.split import HOUR_MS, catalogue, cut_offs
+from rayrec.data.job import prepare
+from rayrec.data.plan import Plan, plan_of
+from rayrec.data.sources.columns import read_columns
+from rayrec.data.sources.config import Columns, ColumnsSource
+from rayrec.data.split import HOUR_MS, catalogue, held_out_codes, split_cut_offs
+from rayrec.data.work import Run, in_process
 from rayrec.schema import ITEMS, USERS
+from rayrec.terms import document_frequencies, telling_terms, terms_of
+
+PLAIN = PrivacyConfig(user_ids="plain", redact=False)
 
 TOPICS: dict[str, tuple[str, ...]] = {
     "space": (
@@ -197,12 +203,7 @@ def write(logs: SyntheticLogs, folder: Path) -> ColumnsSource:
 
 
 def judged(logs: SyntheticLogs, config: DataConfig, seed: int = 0) -> tuple[pa.Table, pa.Table, Plan]:
-    """What `prepare` has before it writes, without Ray: judged interactions, the catalogue, the plan."""
-    raw = canonical_interactions(
-        logs.interactions,
-        {"user_id": "user_id", "item_id": "item_id", "timestamp": "timestamp", "rating": "rating"},
-        "s",
-    )
+    """What build() takes, without files: events, users and the plan."""
     items = pa.table(
         {
             "item_id": logs.items["item_id"],
@@ -212,20 +213,38 @@ def judged(logs: SyntheticLogs, config: DataConfig, seed: int = 0) -> tuple[pa.T
             "attributes": pa.nulls(len(logs.items), pa.list_(pa.string())),
         }
     ).cast(ITEMS)
-    items = catalogue(items, config.held_out_valid, config.held_out_test, seed)
-    events = judge_interactions(raw, items["item_id"].combine_chunks(), config.buckets)
+    words = telling_terms(items, document_frequencies(items), len(items))
+    for name, column in zip(("terms", "term_weights"), words, strict=True):
+        items = items.append_column(name, column)
+    items = catalogue(items, config.split, seed)
+    events = pa.table(
+        {
+            "user_id": logs.interactions["user_id"],
+            "item": pc.index_in(logs.interactions["item_id"], value_set=items["item_id"].combine_chunks()),
+            "timestamp": pc.multiply(logs.interactions["timestamp"], 1000),
+            "rating": logs.interactions["rating"],
+            "event": pa.nulls(len(logs.interactions), pa.string()),
+            "review": pa.nulls(len(logs.interactions), pa.string()),
+        }
+    )
     hours, counts = np.unique(events["timestamp"].to_numpy() // HOUR_MS, return_counts=True)
-    users = logs.users.rename_columns({"about": "text"}).cast(USERS)
-    cutoffs = cut_offs(hours, counts, config.valid_fraction, config.test_fraction)
-    return events, items, plan_of(config, items, users, cutoffs)
+    cutoffs = split_cut_offs(config, False, hours, counts)
+    held_out_N = held_out_codes(items["held_out"].combine_chunks())
+    plan = plan_of(config, seed, False, cutoffs, held_out_N, terms_of(items))
+    return events, logs.users.rename_columns({"about": "text"}).cast(USERS), plan
 
 
-def published(logs: SyntheticLogs, folder: Path, config: DataConfig | None = None, seed: int = 0) -> Dataset:
-    """The dataset that `prepare` would publish of these logs, made in this process without Ray."""
+def published(
+    logs: SyntheticLogs, folder: Path, config: DataConfig | None = None, seed: int = 0, run: Run = in_process
+) -> Dataset:
+    """The dataset that `prepare` would publish of these logs, made in this process without Ray.
+
+    Where the config says nothing of privacy, user ids stay as they are and texts are not searched.
+    """
     config = config or DataConfig()
-    events, items, plan = judged(logs, config, seed)
-    job = Job(str(folder), plan, config.rows_per_group)
-    about = {"seed": seed, "data": {**config.model_dump(mode="json"), "seed": seed}}
-    nothing = items.slice(0, 0).append_column("reason", pa.array([], pa.string()))
-    publish_dataset(job, write_buckets(events, job), items, nothing, {}, about)
+    if config.privacy == PrivacyConfig():
+        config = config.model_copy(update={"privacy": PLAIN})
+    with tempfile.TemporaryDirectory() as logs_folder:
+        found = read_columns(write(logs, Path(logs_folder)))
+        prepare(config, str(folder), seed=seed, provenance={"code": "test"}, run=run, logs=found)
     return Dataset(str(folder))

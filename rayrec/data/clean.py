@@ -1,74 +1,143 @@
-"""Which rows of the logs are taken, and why the others are not."""
+"""Which rows of the logs are taken, and why the others are not. Letters: R rows, D distinct ids."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from rayrec.data.hashing import hash_strings
-from rayrec.schema import ITEMS
-
 LATEST_MS = 4_102_444_800_000
 """2100-01-01: a later timestamp is a wrong unit or a broken clock."""
+PLAUSIBLE_MS = 946_684_800_000
+"""2000-01-01: what lies between this and LATEST_MS once multiplied or divided by 1000 is taken for another unit."""
+LONGEST_ID = 512
+EARLY_STOP_ROWS = 10_000
+"""Rows after which a phase that is refused far too often stops before its end."""
 
 
-def _blank(column: pa.Array) -> pa.Array:
-    return pc.equal(pc.utf8_trim_whitespace(column.fill_null("")), "")
+@dataclass(frozen=True)
+class Ids:
+    """A column of ids, each distinct one looked at once.
+
+    Attributes:
+        values: D strings without null, those that are too long anyway cut short.
+        code_R: int32 [R], the place of each row's id among the values; -1: there is none.
+    """
+
+    values: pa.Array
+    code_R: np.ndarray
+
+    def spread(self, by_value_D: np.ndarray, missing: int | bool) -> np.ndarray:
+        """What is known of each distinct id, by row."""
+        spread_R: np.ndarray = np.append(by_value_D, np.array([missing], by_value_D.dtype))[self.code_R]
+        return spread_R
 
 
-def _first_reason(checks: list[tuple[str, pa.Array]]) -> pa.Array:
-    conditions = pc.make_struct(*(condition for _, condition in checks))
-    return pc.case_when(conditions, *(pa.scalar(reason) for reason, _ in checks))
+def ids_of(column: pa.ChunkedArray) -> Ids:
+    """The distinct ids of a column of strings."""
+    encoded = column.combine_chunks().dictionary_encode()
+    code_R = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False)
+    return Ids(pc.utf8_slice_codeunits(encoded.dictionary.cast(pa.string()), 0, LONGEST_ID + 1), code_R)
 
 
-def judge_interactions(events: pa.Table, item_ids: pa.Array, buckets: int) -> pa.Table:
-    """Adds the dense `item`, the `reason` why a row is not taken (null where it is taken) and the user's `bucket`.
+@dataclass(frozen=True)
+class Verdict:
+    """Why rows are not taken.
+
+    Attributes:
+        reasons: texts.
+        code_R: int8 [R]: 0 where a row is taken, else 1 + the place of its reason.
+    """
+
+    reasons: tuple[str, ...]
+    code_R: np.ndarray
+
+    @property
+    def taken_R(self) -> np.ndarray:
+        """bool [R]."""
+        taken_R: np.ndarray = self.code_R == 0
+        return taken_R
+
+    def counts(self) -> dict[str, int]:
+        """Refused rows by reason, those of which there are any."""
+        count = np.bincount(self.code_R, minlength=len(self.reasons) + 1)[1:]
+        return {reason: int(number) for reason, number in zip(self.reasons, count, strict=True) if number}
+
+    def texts(self) -> pa.Array:
+        """The reasons of the refused rows, in the order of the rows."""
+        return pa.array(self.reasons, pa.string()).take(pa.array(self.code_R[self.code_R > 0] - 1))
+
+
+Faults = list[tuple[str, np.ndarray]]
+"""Reasons and the rows (bool [R]) they hold for; the first that holds is told."""
+
+
+def verdict(faults: Faults, rows: int) -> Verdict:
+    """The first fault of each row."""
+    code_R = np.zeros(rows, np.int8)
+    for number, (_, holds_R) in reversed(list(enumerate(faults, 1))):
+        code_R[holds_R] = number
+    return Verdict(tuple(reason for reason, _ in faults), code_R)
+
+
+def id_faults(ids: Ids, name: str) -> Faults:
+    """Faults of a column of ids.
 
     Args:
-        events: a table of RAW_INTERACTIONS.
-        item_ids: the catalogue's ids in dense-index order.
-        buckets: into how many the users are dealt by a hash.
+        ids: of the rows.
+        name: of the column.
     """
-    user_id, item_id, time, rating = (
-        events[name].combine_chunks() for name in ("user_id", "item_id", "timestamp", "rating")
-    )
-    item = pc.index_in(item_id, value_set=item_ids)
-    reason = _first_reason(
-        [
-            ("no user_id", _blank(user_id)),
-            ("no item_id", _blank(item_id)),
-            ("timestamp missing or not a number", pc.is_null(time)),
-            ("timestamp before 1970", pc.less(time, 0)),
-            ("timestamp after 2099, is time_unit right?", pc.greater_equal(time, LATEST_MS)),
-            ("rating is not a finite number", pc.invert(pc.is_finite(rating))),
-            ("item_id is not among the items", pc.is_null(item)),
-        ]
-    )
-    bucket = pa.array((hash_strings(user_id) % np.uint64(buckets)).astype(np.int32))
-    return events.append_column("item", item).append_column("reason", reason).append_column("bucket", bucket)
+    checks_D = {
+        f"no {name}": pc.equal(pc.utf8_trim_whitespace(ids.values), ""),
+        f"{name} longer than {LONGEST_ID} characters": pc.greater(pc.utf8_length(ids.values), LONGEST_ID),
+        f"{name} with control characters": pc.match_substring_regex(ids.values, r"[\x00-\x1f\x7f]"),
+    }
+    return [
+        (reason, ids.spread(check_D.to_numpy(zero_copy_only=False), missing=reason == f"no {name}"))
+        for reason, check_D in checks_D.items()
+    ]
 
 
-def clean_items(items: pa.Table) -> tuple[pa.Table, pa.Table]:
-    """Splits items into those taken and those not, the latter with a `reason`; of items with one id the first is taken.
+def time_faults(time: pa.Array, now: datetime | None, order_only: bool) -> Faults:
+    """Faults of timestamps; a unit unlike the others' shows in years that no log tells of.
 
     Args:
-        items: a table of the ITEMS columns, nulls allowed.
+        time: int64 ms.
+        now: what lies after it is refused; one without a zone is UTC.
+        order_only: timestamps are positions times a day, so small ones are right.
     """
-    items = items.combine_chunks()
-    item_id = items["item_id"].combine_chunks()
-    row = pa.array(range(len(items)), pa.int64())
-    first = pa.table({"id": item_id, "row": row}).group_by("id").aggregate([("row", "min")])["row_min"]
-    reason = _first_reason(
-        [
-            ("no item_id", _blank(item_id)),
-            ("no title", _blank(items["title"].combine_chunks())),
-            ("item_id seen before", pc.invert(pc.is_in(row, first.combine_chunks()))),
-        ]
-    )
-    refused = items.append_column("reason", reason).filter(pc.is_valid(reason))
-    return items.filter(pc.is_null(reason)).cast(ITEMS), refused
+    missing_R = pc.is_null(time).to_numpy(zero_copy_only=False)
+    time_R = time.fill_null(0).to_numpy()
+    finer_R = (time_R >= PLAUSIBLE_MS * 1000) & (time_R < LATEST_MS * 1000)
+    coarser_R = (time_R >= PLAUSIBLE_MS // 1000) & (time_R < LATEST_MS // 1000) & (not order_only)
+    faults = [
+        ("timestamp missing or not a number", missing_R),
+        ("timestamp before 1970", time_R < 0),
+        ("timestamp 1000 times too large, in a finer unit than time_unit?", finer_R),
+        ("timestamp 1000 times too small, in a coarser unit than time_unit?", coarser_R),
+        ("timestamp after 2099, is time_unit right?", time_R >= LATEST_MS),
+    ]
+    if now is not None:
+        moment = now if now.tzinfo is not None else now.replace(tzinfo=UTC)
+        faults.append(("timestamp after clean.now", time_R > int(moment.timestamp() * 1000)))
+    return faults
 
 
-def check_quarantine(counts: dict[str, int], total: int, limit: float, what: str) -> None:
+def blank(column: pa.Array) -> np.ndarray:
+    """bool [R]: null, or nothing but white space."""
+    found: np.ndarray = pc.equal(pc.utf8_trim_whitespace(column.fill_null("")), "").to_numpy(zero_copy_only=False)
+    return found
+
+
+def infinite(ratings: pa.Array) -> np.ndarray:
+    """bool [R]: a rating is there and no finite number."""
+    found: np.ndarray = pc.invert(pc.is_finite(ratings)).fill_null(False).to_numpy(zero_copy_only=False)
+    return found
+
+
+def check_quarantine(counts: Mapping[str, int], total: int, limit: float, what: str) -> None:
     """Refuses logs of which too much was quarantined.
 
     Args:
@@ -84,8 +153,22 @@ def check_quarantine(counts: dict[str, int], total: int, limit: float, what: str
         raise ValueError(f"the logs hold no {what}; expected at least one row: check source.* in the config")
     bad = sum(counts.values())
     if bad > limit * total:
-        reasons = "; ".join(f"{reason}: {count}" for reason, count in sorted(counts.items(), key=lambda pair: -pair[1]))
-        raise ValueError(
-            f"{bad} of {total} {what} ({bad / total:.1%}) cannot be used ({reasons}); quarantine_limit allows "
-            f"{limit:.1%}: mend the logs or the column map, or raise quarantine_limit"
+        reasons = "; ".join(
+            f"{reason}: {count}" for reason, count in sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
         )
+        raise ValueError(
+            f"{bad} of {total} {what} ({bad / total:.1%}) cannot be used ({reasons}); clean.quarantine_limit allows "
+            f"{limit:.1%}: mend the logs or the column map, or raise clean.quarantine_limit"
+        )
+
+
+def stop_early(bad: int, rows: int, limit: float, share: float) -> bool:
+    """Whether so much is refused already that the whole would be above the limit, all the rest being good.
+
+    Args:
+        bad: rows refused so far.
+        rows: read so far.
+        limit: the share that is tolerated.
+        share: of the bytes, what was read so far.
+    """
+    return rows >= EARLY_STOP_ROWS and bad * share > limit * rows

@@ -57,3 +57,16 @@ def joined(left: Groups, right: Groups) -> Groups:
     starts_R2 = np.stack([left.offsets_R1[:-1], right.offsets_R1[:-1] + len(left.events)], axis=1)
     pool = np.concatenate([left.events, right.events])
     return Groups(pool[ranges(starts_R2.ravel(), lengths_R2.ravel())], offsets(lengths_R2.sum(axis=1)))
+
+
+def first_of_each(values: np.ndarray, offsets_R1: np.ndarray) -> Groups:
+    """Of positions that share a group and a value the first, by group in the order of values.
+
+    Args:
+        values: non-negative whole numbers by position.
+        offsets_R1: where groups of positions begin and end.
+    """
+    group = np.repeat(np.arange(len(offsets_R1) - 1), np.diff(offsets_R1))
+    keys = group * (np.int64(values.max(initial=0)) + 1) + values
+    order = np.argsort(keys, kind="stable")
+    return Groups(order, offsets_R1).narrow(np.diff(keys[order], prepend=-1) != 0)

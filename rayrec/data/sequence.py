@@ -9,96 +9,63 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from rayrec.data.config import DataConfig
-from rayrec.data.groups import Groups, joined
-from rayrec.data.split import CutOffs
+from rayrec.data.groups import Groups, first_of_each, joined
+from rayrec.data.plan import Plan, past_of, trained
+from rayrec.data.split import HELD_OUT_TEST, KEPT
 from rayrec.item_stats import DAY_MS
-from rayrec.profiles import Categories, Histories, LikeRule, categories_of, histories, profile_texts
-from rayrec.schema import HISTORIES, ITEM_STATS, LIKED, ROWS
-
-KEPT, HELD_OUT_VALID, HELD_OUT_TEST = 0, 1, 2
-HELD_OUT_CODES = {"": KEPT, "valid": HELD_OUT_VALID, "test": HELD_OUT_TEST}
-
-
-@dataclass(frozen=True)
-class Plan:
-    """All that rows depend on besides the events.
-
-    Attributes:
-        held_out_N: KEPT, HELD_OUT_VALID or HELD_OUT_TEST of each item of the catalogue.
-        categories: of the catalogue.
-        users: a table of USERS.
-        rule: what counts as a like.
-        cutoffs: of the temporal split.
-        history_length: context of a row at most.
-        max_history: events of a user that histories/ keeps.
-    """
-
-    held_out_N: np.ndarray
-    categories: Categories
-    users: pa.Table
-    rule: LikeRule
-    cutoffs: CutOffs
-    history_length: int
-    max_history: int
-
-
-def plan_of(config: DataConfig, items: pa.Table, users: pa.Table, cutoffs: CutOffs) -> Plan:
-    """The plan of a config.
-
-    Args:
-        config: like rule and lengths.
-        items: of the CATALOGUE schema.
-        users: of the USERS schema.
-        cutoffs: of the temporal split.
-    """
-    return Plan(
-        held_out_N=np.array([HELD_OUT_CODES[name] for name in items["held_out"].to_pylist()], np.int8),
-        categories=categories_of(items),
-        users=users,
-        rule=LikeRule(config.like_threshold, config.liked_events, config.disliked_events),
-        cutoffs=cutoffs,
-        history_length=config.history_length,
-        max_history=config.max_history,
-    )
+from rayrec.profiles import Histories, profile_texts
+from rayrec.schema import HISTORIES, ITEM_STATS, LIKED, ROWS, USERS
 
 
 @dataclass(frozen=True)
 class Built:
-    """What a block of whole users gives.
+    """What the events of whole users give.
 
     Attributes:
         tables: by folder: histories, rows/train, rows/valid, rows/test.
         stats: counts of the ITEM_STATS schema.
-        users: how many there are.
-        repeats: how many events were exact repeats and dropped.
+        users: how many have an event left.
+        kept: events left.
+        filtered: events dropped by each filter; with `kept` they add up to the events given.
     """
 
     tables: dict[str, pa.Table]
     stats: pa.Table
     users: int
-    repeats: int
+    kept: int
+    filtered: dict[str, int]
 
 
-def build(events: pa.Table, plan: Plan) -> Built:
-    """Histories, rows and counts of a block.
+def build(events: pa.Table, plan: Plan, users: pa.Table) -> Built:
+    """Histories, rows and counts of whole users.
 
     Args:
-        events: user_id, item, timestamp, rating, event; any order, whole users.
+        events: user_id, item, timestamp, rating, event, and terms (from review_terms()) where there are reviews; any
+            order but for rows alike in all but terms, of which the first stays.
         plan: what rows depend on besides.
+        users: of the USERS schema, distinct ids; nothing need be known of a user.
     """
-    past = histories(events, plan.rule)
-    users = pa.array(past.user_ids, pa.string())
-    known = pc.index_in(users, value_set=plan.users["user_id"].combine_chunks())
-    texts = plan.users["text"].combine_chunks().take(known).fill_null("")
-    user_texts = np.array(texts.to_pylist(), object)
+    past, filtered = past_of(events, plan)
+    assert len(past.items_E) + sum(filtered.values()) == len(events)
+    people = _people(past, users)
+    trains_E = trained(past, plan)
+    first = first_of_each(past.items_E, past.offsets_U1)
     tables = {
-        "histories": history_table(past, plan),
-        "rows/train": train_rows(past, plan, user_texts),
-        "rows/valid": evaluation_rows(past, plan, user_texts, "valid"),
-        "rows/test": evaluation_rows(past, plan, user_texts, "test"),
+        "histories": history_table(past, plan, people, trains_E),
+        "rows/train": train_rows(past, plan, people, trains_E),
+        "rows/valid": evaluation_rows(past, plan, people, first, "valid"),
+        "rows/test": evaluation_rows(past, plan, people, first, "test"),
     }
-    return Built(tables, item_day_counts(past, plan), len(users), len(events) - len(past.items_E))
+    known = int(np.count_nonzero(np.diff(past.offsets_U1)))
+    return Built(tables, item_day_counts(past, trains_E), known, len(past.items_E), filtered)
+
+
+def _people(past: Histories, users: pa.Table) -> pa.Table:
+    """Of the USERS schema: id and text (null where there is none) of the histories' users, in their order."""
+    ids = pa.array(past.user_ids, pa.string())
+    known = pc.index_in(ids, value_set=users["user_id"].combine_chunks())
+    texts = users["text"].combine_chunks().take(known)
+    return pa.table([ids, texts], schema=USERS)
 
 
 def _select(past: Histories, keep_E: np.ndarray) -> Groups:
@@ -106,23 +73,13 @@ def _select(past: Histories, keep_E: np.ndarray) -> Groups:
     return Groups(np.arange(len(keep_E)), past.offsets_U1).narrow(keep_E)
 
 
-def _first_meetings(past: Histories, num_items: int) -> Groups:
-    """Of each user's events with one item the earliest, by user in the order of items."""
-    user_E = np.repeat(np.arange(len(past.user_ids)), np.diff(past.offsets_U1))
-    met_E = user_E * np.int64(num_items) + past.items_E
-    order = np.argsort(met_E, kind="stable")
-    first = np.ones(len(order), bool)
-    first[1:] = np.diff(met_E[order]) != 0
-    return Groups(order, past.offsets_U1).narrow(first)
-
-
 def _lists(values: np.ndarray, offsets_R1: np.ndarray, kind: pa.DataType) -> pa.Array:
     return pa.ListArray.from_arrays(pa.array(offsets_R1.astype(np.int32)), pa.array(values, kind))
 
 
-def history_table(past: Histories, plan: Plan) -> pa.Table:
-    """Each user's last `max_history` events of items that are not held out; users without any are left out."""
-    kept = _select(past, plan.held_out_N[past.items_E] == KEPT)
+def history_table(past: Histories, plan: Plan, people: pa.Table, trains_E: np.ndarray) -> pa.Table:
+    """Each user's last `max_history` events that may train; users without any are left out."""
+    kept = _select(past, trains_E)
     users = np.flatnonzero(np.diff(kept.offsets_R1))
     last = kept.last(users, plan.max_history)
     columns = {"items": past.items_E, "times": past.times_E, "likes": past.likes_E, "ratings": past.ratings_E}
@@ -130,29 +87,18 @@ def history_table(past: Histories, plan: Plan) -> pa.Table:
         _lists(values[last.events], last.offsets_R1, HISTORIES.field(name).type.value_type)
         for name, values in columns.items()
     ]
-    return pa.table([_ids(past, users), *arrays], schema=HISTORIES)
-
-
-def _ids(past: Histories, users: np.ndarray) -> pa.Array:
-    return pa.array(past.user_ids, pa.string()).take(pa.array(users))
+    return pa.table([people["user_id"].take(pa.array(users)), *arrays], schema=HISTORIES)
 
 
 def _rows(
-    past: Histories,
-    plan: Plan,
-    user_texts: np.ndarray,
-    users: np.ndarray,
-    known: Groups,
-    context: Groups,
-    targets: Groups,
+    past: Histories, plan: Plan, people: pa.Table, known: Groups, context: Groups, targets: Groups
 ) -> dict[str, pa.Array]:
     """Columns of ROWS but for `as_of` and `seen`.
 
     Args:
         past: the events.
-        plan: for the categories.
-        user_texts: by user.
-        users: the user of each row.
+        plan: for the terms.
+        people: id and text of the user of each row.
         known: the events before each row's as_of that its profile tells of.
         context: events before each row's as_of.
         targets: events from each row's as_of on.
@@ -162,11 +108,12 @@ def _rows(
         past.items_E[known.events],
         past.likes_E[known.events],
         known.offsets_R1,
-        user_texts[users].tolist(),
-        plan.categories,
+        people["text"].combine_chunks(),
+        plan.terms,
+        None if past.terms is None else past.terms.take(pa.array(known.events)),
     )
     return {
-        "user_id": _ids(past, users),
+        "user_id": people["user_id"],
         "items": _lists(past.items_E[whole.events], whole.offsets_R1, pa.int32()),
         "likes": _lists(past.likes_E[whole.events], whole.offsets_R1, pa.int8()),
         "first_target": pa.array(np.diff(context.offsets_R1), pa.int32()),
@@ -183,14 +130,14 @@ def _tie_starts(times: np.ndarray, offsets_U1: np.ndarray) -> np.ndarray:
     return starts
 
 
-def train_rows(past: Histories, plan: Plan, user_texts: np.ndarray) -> pa.Table:
+def train_rows(past: Histories, plan: Plan, people: pa.Table, trains_E: np.ndarray) -> pa.Table:
     """Chunks of histories before the validation cut-off, in which each event is a target exactly once.
 
     The first row of a user is targets only, the very first event included; a further one begins with about half a
     history of context. Context and profile lie strictly before the first target in time: where equal times straddle a
     border, the border moves back to where they begin, and where they are too many for that, context ends before them.
     """
-    kept = _select(past, (past.times_E < plan.cutoffs.valid) & (plan.held_out_N[past.items_E] == KEPT))
+    kept = _select(past, trains_E & (past.times_E < plan.cutoffs.valid))
     times, count_U = past.times_E[kept.events], np.diff(kept.offsets_R1)
     length, context = plan.history_length + 1, plan.history_length // 2
     stride = length - context
@@ -209,29 +156,30 @@ def train_rows(past: Histories, plan: Plan, user_texts: np.ndarray) -> pa.Table:
     profile_length = np.minimum(known_end - base, plan.history_length)
     known = kept.slices(known_end - profile_length, profile_length)
     before = kept.slices(known_end - context_length, context_length)
-    columns = _rows(past, plan, user_texts, users, known, before, kept.slices(begin, end - begin))
+    targets = kept.slices(begin, end - begin)
+    columns = _rows(past, plan, people.take(pa.array(users)), known, before, targets)
     columns["as_of"] = pa.array(times[begin], pa.int64())
     columns["seen"] = _lists(np.zeros(0, np.int32), np.zeros(len(users) + 1), pa.int32())
     return pa.table([columns[name] for name in ROWS.names], schema=ROWS)
 
 
-def evaluation_rows(past: Histories, plan: Plan, user_texts: np.ndarray, split: str) -> pa.Table:
+def evaluation_rows(past: Histories, plan: Plan, people: pa.Table, first: Groups, split: str) -> pa.Table:
     """One row a user as of a cut-off: the last events before it, then what the user met anew in the window after it.
 
     Items held out for another split's ranking are no targets of validation; of an item met twice in the window the
-    first time counts.
+    first time counts. The context is what the user did, whether it may train or not, but for held-out items.
 
     Args:
         past: the events.
         plan: the cut-offs among others.
-        user_texts: by user.
+        people: id and text by user.
+        first: first_of_each() of the items.
         split: "valid" or "test".
     """
     cut = plan.cutoffs
     begin, end = (cut.valid, cut.test) if split == "valid" else (cut.test, cut.end)
     held_out_E = plan.held_out_N[past.items_E]
     before_E = past.times_E < begin
-    first = _first_meetings(past, len(plan.held_out_N))
     window_E = np.zeros_like(before_E)
     window_E[first.events] = True
     window_E &= ~before_E & (past.times_E < end)
@@ -241,23 +189,22 @@ def evaluation_rows(past: Histories, plan: Plan, user_texts: np.ndarray, split: 
     targets = _select(past, window_E)
     users = np.flatnonzero(np.diff(targets.offsets_R1))
     context = _select(past, before_E & (held_out_E == KEPT)).last(users, plan.history_length)
-    columns = _rows(past, plan, user_texts, users, context, context, targets.of(users))
+    columns = _rows(past, plan, people.take(pa.array(users)), context, context, targets.of(users))
     seen = first.narrow(before_E[first.events]).of(users)
     columns["as_of"] = pa.array(np.full(len(users), begin), pa.int64())
     columns["seen"] = _lists(past.items_E[seen.events], seen.offsets_R1, pa.int32())
     return pa.table([columns[name] for name in ROWS.names], schema=ROWS)
 
 
-def item_day_counts(past: Histories, plan: Plan) -> pa.Table:
-    """Interactions and likes by item and UTC day, held-out items absent."""
-    kept = plan.held_out_N[past.items_E] == KEPT
-    days = past.times_E[kept] // DAY_MS
+def item_day_counts(past: Histories, trains_E: np.ndarray) -> pa.Table:
+    """Interactions and likes that may train, by item and UTC day."""
+    days = past.times_E[trains_E] // DAY_MS
     span = int(days.max(initial=0)) + 1
-    keys, inverse = np.unique(past.items_E[kept] * np.int64(span) + days, return_inverse=True)
+    keys, inverse = np.unique(past.items_E[trains_E] * np.int64(span) + days, return_inverse=True)
     columns = {
         "item": keys // span,
         "day": keys % span,
         "count": np.bincount(inverse, minlength=len(keys)),
-        "likes": np.bincount(inverse, past.likes_E[kept] == LIKED, minlength=len(keys)),
+        "likes": np.bincount(inverse, past.likes_E[trains_E] == LIKED, minlength=len(keys)),
     }
     return pa.table({name: pa.array(values.astype(np.int32)) for name, values in columns.items()}, schema=ITEM_STATS)

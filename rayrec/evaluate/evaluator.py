@@ -57,7 +57,7 @@ def evaluate(
     data = Dataset(dataset)
     catalogue, stats, rows = data.catalogue(), data.stats(), data.rows("test")
     if not len(rows):
-        raise ValueError(f"the test split of {dataset} has no rows; prepare it with a larger data.test_fraction")
+        raise ValueError(f"the test split of {dataset} has no rows; prepare it with a larger data.split.test_fraction")
     slices = report_slices(rows, catalogue)
     with Progress("evaluate", len(BASELINES) + len(stages), "system") as progress:
         measured, chosen, left_out = measure_baselines(data, rows, slices, config, progress)

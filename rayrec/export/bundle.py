@@ -16,7 +16,8 @@ from rayrec.data.dataset import Dataset
 from rayrec.item_stats import ItemStats
 from rayrec.models.encoder import merged_language_model
 from rayrec.models.ranker import Ranker, load_ranker
-from rayrec.profiles import Categories, LikeRule, categories_of
+from rayrec.privacy import Privacy, redaction_of
+from rayrec.profiles import LikeRule
 from rayrec.storage import (
     absolute,
     download_directory,
@@ -29,6 +30,7 @@ from rayrec.storage import (
     upload_directory,
     verify,
 )
+from rayrec.terms import Terms, terms_of
 
 
 @dataclass(frozen=True)
@@ -38,19 +40,21 @@ class Bundle:
     Attributes:
         ranker: the scorer that evaluation measured.
         items: CATALOGUE columns in dense-index order.
-        categories: of the items, for profiles.
+        terms: of the items, for profiles.
         rule: what counts as a like.
         history_length: events that the ranker looks back.
         as_of: ms; the moment of a request that names none: the end of the logs.
+        privacy: redacts the texts of requests as those of the logs were.
         manifest: fingerprints, metrics, provenance.
     """
 
     ranker: Ranker
     items: pa.Table
-    categories: Categories
+    terms: Terms
     rule: LikeRule
     history_length: int
     as_of: int
+    privacy: Privacy
     manifest: dict[str, Any]
 
 
@@ -89,6 +93,7 @@ def export(
         "like_rule": asdict(data.rule),
         "history_length": data.history_length,
         "as_of": data.cutoffs.end,
+        "privacy": data.manifest["privacy"],
     }
     if is_published(uri):
         found = manifest(uri, "bundle")
@@ -135,7 +140,8 @@ def load_bundle(uri: str) -> Bundle:
     """Verifies a bundle against its manifest and loads it.
 
     Raises:
-        ValueError: nothing published there, a file missing or altered, or tensors that do not fit.
+        ValueError: nothing published there, a file missing or altered, tensors that do not fit, or the logs were
+            redacted and what does it is not installed here.
     """
     with tempfile.TemporaryDirectory() as directory:
         local = download_directory(uri, directory)
@@ -147,9 +153,10 @@ def load_bundle(uri: str) -> Bundle:
     return Bundle(
         ranker=ranker,
         items=items,
-        categories=categories_of(items),
+        terms=terms_of(items),
         rule=LikeRule(rule["like_threshold"], tuple(rule["liked_events"]), tuple(rule["disliked_events"])),
         history_length=about["history_length"],
         as_of=about["as_of"],
+        privacy=redaction_of(about["privacy"]),
         manifest=about,
     )

@@ -11,6 +11,9 @@ from rayrec.serve.ranker import BadRequestError
 from rayrec.serve.requests import ModelInfo, Ranking, RankRequest, Recommendation, RecommendRequest, request_types
 from rayrec.serve.security import RequireToken
 
+LONGEST_KEY = 40
+"""Characters of an unknown key that a refusal repeats, so that a typing mistake is found."""
+
 
 class Answers(Protocol):
     """What stands behind the routes."""
@@ -33,9 +36,19 @@ def _refusal(problems: list[dict[str, Any]]) -> JSONResponse:
 
 
 async def _misshapen(_: Request, error: Exception) -> JSONResponse:
-    """FastAPI's own answer without the input: that may hold NaN or broken Unicode, which JSON cannot carry."""
+    """FastAPI's own answer without the input: that may hold what no log should, and NaN, which JSON cannot carry."""
     assert isinstance(error, RequestValidationError)
-    return _refusal([{key: problem[key] for key in ("loc", "msg", "type")} for problem in error.errors()])
+    return _refusal(
+        [
+            {"loc": [_nameable(part) for part in problem["loc"]], "msg": problem["msg"], "type": problem["type"]}
+            for problem in error.errors()
+        ]
+    )
+
+
+def _nameable(part: str | int) -> str | int:
+    """A part of a location; a key that looks like no field's name is itself what somebody wrote."""
+    return part if isinstance(part, int) or (part.isidentifier() and len(part) <= LONGEST_KEY) else "(a key)"
 
 
 async def _unanswerable(_: Request, error: Exception) -> JSONResponse:

@@ -14,6 +14,7 @@ from ray import serve
 
 from rayrec import storage
 from rayrec.export.bundle import load_bundle
+from rayrec.privacy import redaction_of
 from rayrec.serve.api import build_api
 from rayrec.serve.client import wait_ready
 from rayrec.serve.config import ServeConfig
@@ -39,6 +40,7 @@ class Replica:
         self.config = config
         self.digest = digest
         self.ranker = RequestRanker(load_bundle(bundle_uri))
+        self.ranker.bundle.privacy.load()
         self.thread = ThreadPoolExecutor(1)
         probe = self.ranker.recommend([RecommendRequest(profile="anything", k=1)])[0]
         if not probe.items or not math.isfinite(probe.items[0].like_probability):
@@ -90,9 +92,10 @@ def deploy(bundle_uri: str, config: ServeConfig) -> str:
         The base URL.
 
     Raises:
-        ValueError: no bundle there, no token where one is needed, the address is taken, or Serve already runs.
+        ValueError: no bundle there, what redacts requests as it asks is not installed, no token where one is needed,
+            the address is taken, or Serve already runs.
     """
-    storage.manifest(bundle_uri, "bundle")
+    redaction_of(storage.manifest(bundle_uri, "bundle")["privacy"])
     token = required_token(config.host, config.token_env)
     port = _free_port(config.host, config.port)
     if serve.status().proxies:

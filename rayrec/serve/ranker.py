@@ -100,7 +100,7 @@ class RequestRanker:
         offsets = np.concatenate([[0], np.cumsum(lengths)])
         kept = np.repeat(starts - offsets[:-1], lengths) + np.arange(offsets[-1])
         items, likes = past.items_E[kept], past.likes_E[kept]
-        sentences = [user.profile for user in users]
+        sentences, _ = self.bundle.privacy.redacted(pa.array([user.profile for user in users], pa.string()))
         lists = pa.array(offsets, pa.int32())
         rows = pa.table(
             {
@@ -109,7 +109,7 @@ class RequestRanker:
                 "items": pa.ListArray.from_arrays(lists, pa.array(items)),
                 "likes": pa.ListArray.from_arrays(lists, pa.array(likes)),
                 "first_target": pa.array(lengths, pa.int32()),
-                "profile": profile_texts(items, likes, offsets, sentences, self.bundle.categories),
+                "profile": profile_texts(items, likes, offsets, sentences, self.bundle.terms),
             }
         )
         return Contexts(batch_of_rows(rows), seen, unknown)
@@ -170,32 +170,37 @@ class RequestRanker:
         known = [place for place, given in enumerate(request.candidates) if given.item_id in self.index]
         new = [place for place, given in enumerate(request.candidates) if given.item_id not in self.index]
         items = np.array([self.index[request.candidates[place].item_id or ""] for place in known], np.int64)
-        texts = self._texts({place: request.candidates[place] for place in new})
-        scores_BC, likes_BC = self.bundle.ranker.score_and_like(contexts.batch, items, texts)
+        new_items = self._new_items({place: request.candidates[place] for place in new})
+        scores_BC, likes_BC = self.bundle.ranker.score_and_like(contexts.batch, items, item_texts(new_items))
         scores_C, likes_C = scores_BC[0], _probability(likes_BC[0])
         places = np.array(known + new)
+        titles = [*(self.titles[item] for item in items), *new_items["title"].to_pylist()]
         answers = []
         for column in np.lexsort((places, -scores_C)):
             given = request.candidates[places[column]]
-            title = self.titles[items[column]] if column < len(known) else given.title or ""
             answers.append(
                 RankedCandidate(
                     candidate=int(places[column]),
                     item_id=given.item_id,
-                    title=title,
+                    title=titles[column],
                     score=float(scores_C[column]),
                     like_probability=float(likes_C[column]),
                 )
             )
         return Ranking(items=answers, unknown_items=list(dict.fromkeys(contexts.unknown[0])), model=self.model)
 
-    def _texts(self, candidates: Mapping[int, Candidate]) -> list[str]:
+    def _new_items(self, candidates: Mapping[int, Candidate]) -> pa.Table:
+        """Rows of ITEMS of what the bundle does not know, redacted as its catalogue was."""
         for place, candidate in candidates.items():
             if candidate.title is None:
                 raise BadRequestError(
                     ("candidates", place, "item_id"),
-                    f"this bundle has no item {candidate.item_id!r}; give its title (and text, categories, attributes) "
-                    "to have it encoded on the fly",
+                    "this bundle has no item of that id; give its title (and text, categories, attributes) to have it "
+                    "encoded on the fly",
                 )
         rows = [{**candidate.model_dump(), "item_id": ""} for candidate in candidates.values()]
-        return item_texts(pa.Table.from_pylist(rows, schema=ITEMS))
+        items = pa.Table.from_pylist(rows, schema=ITEMS)
+        for name in ("title", "text", "categories", "attributes"):
+            texts, _ = self.bundle.privacy.redacted(items[name])
+            items = items.set_column(items.column_names.index(name), ITEMS.field(name), texts)
+        return items

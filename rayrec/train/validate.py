@@ -49,7 +49,9 @@ class Validation:
                 sums[place + 1] += int(np.isfinite(ndcg_B).sum())
         dist.all_reduce(sums)
         if sums[1] == 0:
-            raise ValueError("no validation user has a liked target; lower data.like_threshold or widen valid_fraction")
+            raise ValueError(
+                "no validation user has a liked target; lower data.like_threshold or widen data.split.valid_fraction"
+            )
         ndcg = float(sums[0] / sums[1])
         cold = float(sums[2] / sums[3]) if sums[3] else math.nan
         return {"ndcg": ndcg, "cold_ndcg": cold, "value": ndcg if math.isnan(cold) else (ndcg + cold) / 2}

@@ -79,7 +79,7 @@ class Worker:
         self.data = Dataset(settings.dataset)
         self.stats: ItemStats = self.data.stats()
         self.catalogue: CatalogueStates = load_states(settings.states)
-        self.loader = Loader(self.data, settings.loader, seed=settings.seed)
+        self.loader = Loader(self.data, settings.loader, seed=settings.seed, rank=self.rank, world_size=self.world)
         held_out_N = np.array(self.data.catalogue()["held_out"].to_pylist()) == "valid"
         valid = self.data.rows("valid").slice(0, settings.config.validation_users)
         self.validation = Validation(valid, held_out_N, settings.config.validation_k)
@@ -160,7 +160,7 @@ class Worker:
 
         def checkpoint(engine: Engine, state: LoopState) -> None:
             with tempfile.TemporaryDirectory() as directory:
-                save_checkpoint(directory, engine, state, stage.name, config)
+                save_checkpoint(directory, engine, state, self.loader.state_dict(), stage.name, config)
                 self.store.put(directory, last)
 
         shown = Progress(f"train {stage.name}", stage.steps, unit="step") if self.rank == 0 else nullcontext()
@@ -176,18 +176,18 @@ class Worker:
             state = LoopState()
             latest = self.store.latest()
             if latest is not None and checkpoint_stage(latest) == stage.name:
-                state = load_checkpoint(latest, engine, config)
+                state, reader = load_checkpoint(latest, engine, config)
+                self.loader.load_state_dict(reader)
                 if progress is not None:
                     progress.update(state.step, best=state.best_value)
-            streams = range(self.rank, settings.loader.streams, self.world)
             final = run_stage(
                 engine,
                 Feed(
-                    steps=lambda epoch, first: self.loader.epoch(
-                        epoch, rank=self.rank, world_size=self.world, start_step=first
-                    ),
+                    steps=self.loader.epoch,
                     prepare=lambda batch: collate(batch).to(self.device),
-                    seeds=lambda epoch, step: [seed_of(settings.seed, index, epoch, step, v) for v in streams],
+                    seeds=lambda epoch, step: [
+                        seed_of(settings.seed, index, epoch, step, v) for v in self.loader.streams
+                    ],
                 ),
                 Callbacks(validate, checkpoint, after_step),
                 stage=stage,

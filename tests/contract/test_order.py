@@ -1,45 +1,62 @@
 """The order contract: which rows a step holds depends on seed, epoch and step, and not on the number of workers."""
 
+import json
+import tempfile
 from collections import Counter
-from itertools import islice
+from collections.abc import Iterator, Sequence
+from itertools import count
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pyarrow import parquet
 
 from rayrec.data.config import LoaderConfig
 from rayrec.data.dataset import Dataset
-from rayrec.data.loader import Loader, Step
+from rayrec.data.loader import Loader, Step, merged
 from rayrec.schema import Batch, batch_of_rows
-from tests.synthetic import generate, published
+from tests import shards
 
-CONFIG = LoaderConfig(streams=4, slots_per_batch=160, shuffle_window=24, num_negatives=16)
+CONFIG = LoaderConfig(streams=4, slots_per_batch=60, shuffle_window=24, num_negatives=16)
 
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    return published(generate(num_users=120, num_items=60, num_interactions=4800), tmp_path_factory.mktemp("dataset"))
+    return shards.dataset(str(tmp_path_factory.mktemp("dataset")), [90, 17, 130, 64, 40], rows_per_group=8)
 
 
-def steps_of(
-    dataset: Dataset, world_size: int, epoch: int = 0, seed: int = 0, start_step: int = 0
-) -> list[list[Batch]]:
-    """The batches of each step in the order of streams, put together from all ranks, until all have ended."""
-    loader = Loader(dataset, CONFIG, seed=seed)
-    ranks = [loader.epoch(epoch, rank=rank, world_size=world_size, start_step=start_step) for rank in range(world_size)]
-    steps = []
-    while True:
-        parts: list[Step] = [next(rank) for rank in ranks]
-        assert {part.number for part in parts} == {start_step + len(steps)}
-        if all(part.ended for part in parts):
-            return steps
-        batches: list[Batch | None] = [None] * CONFIG.streams
-        for rank, part in enumerate(parts):
-            batches[rank::world_size] = part.batches
-        steps.append([batch for batch in batches if batch is not None])
+def ranks_of(dataset: Dataset, world_size: int, config: LoaderConfig = CONFIG, seed: int = 0) -> list[Loader]:
+    return [Loader(dataset, config, seed=seed, rank=rank, world_size=world_size) for rank in range(world_size)]
+
+
+def whole(parts: Sequence[Step]) -> list[Batch]:
+    """A step's batches in the order of streams, put together from all ranks."""
+    return [batch for batches in zip(*(part.batches for part in parts), strict=True) for batch in batches]
+
+
+def steps_of(ranks: Sequence[Loader], epoch: int = 0, start_step: int = 0) -> Iterator[list[Batch]]:
+    """The batches of each step until no rank holds a target."""
+    readers = [rank.epoch(epoch, start_step) for rank in ranks]
+    for number in count(start_step):
+        parts = [next(reader) for reader in readers]
+        assert {part.number for part in parts} == {number}
+        batches = whole(parts)
+        if not any(batch.targets_BL.any() for batch in batches):
+            return
+        yield batches
+
+
+def states(ranks: Sequence[Loader]) -> dict[str, Any]:
+    """What a checkpoint holds, having been a file."""
+    state: dict[str, Any] = json.loads(json.dumps(merged([rank.state_dict() for rank in ranks])))
+    return state
 
 
 def same(left: Batch, right: Batch) -> bool:
-    return left.row_ids == right.row_ids and all(
+    return (*left.row_ids, *left.profiles) == (*right.row_ids, *right.profiles) and all(
         np.array_equal(getattr(left, name), getattr(right, name))
         for name in ("items_BL", "likes_BL", "lengths_B", "first_target_B", "as_of_B", "negatives_K")
     )
@@ -53,57 +70,142 @@ def all_same(left: list[list[Batch]], right: list[list[Batch]]) -> bool:
     )
 
 
-def row_ids(steps: list[list[Batch]]) -> list[str]:
+def row_ids(steps: Sequence[list[Batch]]) -> list[str]:
     return [row for step in steps for batch in step for row in batch.row_ids if row]
 
 
 @pytest.mark.parametrize("world_size", [2, 4])
 def test_every_world_size_sees_the_same_rows_and_negatives_in_each_step(dataset: Dataset, world_size: int) -> None:
-    alone = steps_of(dataset, 1)
+    alone = list(steps_of(ranks_of(dataset, 1)))
     assert len(alone) > 5
     assert all(len(step) == CONFIG.streams for step in alone)
-    assert all_same(alone, steps_of(dataset, world_size))
+    assert all_same(alone, list(steps_of(ranks_of(dataset, world_size))))
 
 
 def test_every_row_comes_once_an_epoch(dataset: Dataset) -> None:
     expected = Counter(batch_of_rows(dataset.rows("train")).row_ids)
+    assert len(expected) == 341
     for epoch in (0, 1):
-        assert Counter(row_ids(steps_of(dataset, 1, epoch))) == expected
+        assert Counter(row_ids(list(steps_of(ranks_of(dataset, 1), epoch)))) == expected
+
+
+def test_a_batch_is_what_its_rows_say(dataset: Dataset) -> None:
+    rows = batch_of_rows(dataset.rows("train"))
+    place = {row: number for number, row in enumerate(rows.row_ids)}
+    batches = [batch for step in steps_of(ranks_of(dataset, 1)) for batch in step if batch.row_ids[0]]
+    assert any(len(set(batch.lengths_B)) > 1 for batch in batches)
+    for batch in batches:
+        expected = batch_of_rows(dataset.rows("train").take([place[row] for row in batch.row_ids]), batch.negatives_K)
+        assert same(batch, expected)
+        assert {name: value.dtype for name, value in vars(batch).items() if hasattr(value, "dtype")} == {
+            name: value.dtype for name, value in vars(expected).items() if hasattr(value, "dtype")
+        }
+        assert batch.items_BL.flags.writeable
+        assert batch.likes_BL.flags.writeable
 
 
 def test_epochs_and_seeds_differ(dataset: Dataset) -> None:
-    first = row_ids(steps_of(dataset, 1))
-    assert first != row_ids(steps_of(dataset, 1, epoch=1))
-    assert first != row_ids(steps_of(dataset, 1, seed=1))
-    assert first == row_ids(steps_of(dataset, 1))
-
-
-@pytest.mark.parametrize("start_step", [1, 4])
-def test_a_resumed_epoch_is_the_tail_of_the_whole(dataset: Dataset, start_step: int) -> None:
-    whole = steps_of(dataset, 1)
-    assert all_same(whole[start_step:], steps_of(dataset, 1, start_step=start_step))
-    assert all_same(whole[start_step:], steps_of(dataset, 2, start_step=start_step))
+    first = row_ids(list(steps_of(ranks_of(dataset, 1))))
+    assert first != row_ids(list(steps_of(ranks_of(dataset, 1), epoch=1)))
+    assert first != row_ids(list(steps_of(ranks_of(dataset, 1, seed=1))))
+    assert first == row_ids(list(steps_of(ranks_of(dataset, 1))))
 
 
 def test_negatives_differ_by_step_and_stream(dataset: Dataset) -> None:
-    drawn = [tuple(batch.negatives_K) for step in steps_of(dataset, 1) for batch in step]
+    drawn = [tuple(batch.negatives_K) for step in steps_of(ranks_of(dataset, 1)) for batch in step]
     assert len(set(drawn)) == len(drawn)
 
 
-def test_a_rank_reads_the_row_groups_of_its_streams_only(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    read: list[list[object]] = [[], []]
-    original = Dataset.read_row_group
-    for rank in range(2):
-        log = read[rank]
-        monkeypatch.setattr(
-            Dataset, "read_row_group", lambda self, group, log=log: (log.append(group), original(self, group))[1]
-        )
-        list(islice(Loader(dataset, CONFIG, seed=0).epoch(0, rank=rank, world_size=2), 200))
-    assert not set(read[0]) & set(read[1])
-    assert set(read[0]) | set(read[1]) == set(dataset.row_groups("train"))
+@settings(max_examples=40, deadline=None)
+@given(data=st.data())
+def test_killed_anywhere_and_resumed_at_any_world_size_it_is_the_undisturbed_run(data: st.DataObject) -> None:
+    files = data.draw(st.lists(st.integers(1, 60), min_size=1, max_size=5), label="files")
+    rows_per_group = data.draw(st.integers(1, 20), label="rows_per_group")
+    streams = data.draw(st.sampled_from([1, 2, 4, 6]), label="streams")
+    config = LoaderConfig(
+        streams=streams,
+        slots_per_batch=data.draw(st.integers(1, 80), label="slots"),
+        shuffle_window=data.draw(st.integers(1, 50), label="window"),
+        num_negatives=data.draw(st.integers(1, 5), label="negatives"),
+    )
+    worlds = st.sampled_from([size for size in range(1, streams + 1) if streams % size == 0])
+    with tempfile.TemporaryDirectory() as folder:
+        made = shards.dataset(folder, files, rows_per_group)
+        undisturbed = list(steps_of(ranks_of(made, 1, config), epoch=3))
+        assert Counter(row_ids(undisturbed)) == Counter(batch_of_rows(made.rows("train")).row_ids)
+        seen: list[list[Batch]] = []
+        state = None
+        while len(seen) < len(undisturbed):
+            ranks = ranks_of(made, data.draw(worlds, label="world size"), config)
+            if state is not None:
+                for rank in ranks:
+                    rank.load_state_dict(state)
+            lives = data.draw(st.integers(1, len(undisturbed)), label="steps until it is killed")
+            for batches, _ in zip(steps_of(ranks, 3, len(seen)), range(lives), strict=False):
+                seen.append(batches)
+                state = states(ranks)
+        assert all_same(seen, undisturbed)
+        for rank in (last := ranks_of(made, 1, config)):
+            rank.load_state_dict(state or {})
+        assert list(steps_of(last, 3, len(seen))) == []
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many rows were decoded, call by call."""
+    log: list[int] = []
+    original = parquet.ParquetFile.read_row_groups
+
+    def read(self: parquet.ParquetFile, groups: list[int], **options: Any) -> Any:
+        table = original(self, groups, **options)
+        log.append(len(table))
+        return table
+
+    monkeypatch.setattr(parquet.ParquetFile, "read_row_groups", read)
+    return log
+
+
+def test_ranks_read_the_rows_of_their_streams_only(dataset: Dataset, reads: list[int]) -> None:
+    list(steps_of(ranks_of(dataset, 4)))
+    assert sum(reads) == 341  # nobody reads a row that another rank reads
+    for rank in ranks_of(dataset, 4):
+        reads.clear()
+        own = [list(step.batches) for step, _ in zip(rank.epoch(0), range(50), strict=False)]
+        assert sum(reads) == sum(batch.lengths_B.any() and len(batch.lengths_B) for step in own for batch in step)
+
+
+def test_to_resume_each_stream_reads_from_its_window_on(dataset: Dataset, reads: list[int]) -> None:
+    (first,) = ranks_of(dataset, 1)
+    steps = first.epoch(0)
+    for _ in range(12):
+        next(steps)
+    steps.close()  # type: ignore[attr-defined]
+    places = first.state_dict()["streams"].values()
+    assert min(window for window, _ in places) >= 1
+    (again,) = ranks_of(dataset, 1)
+    again.load_state_dict(states([first]))
+    reads.clear()
+    rest = list(steps_of([again], 0, 12))
+    left, longest_window = sum(len(batch.lengths_B) for step in rest for batch in step), CONFIG.shuffle_window + 8
+    assert 0 < left <= sum(reads) + 4 * len(rest)
+    assert sum(reads) <= left + CONFIG.streams * longest_window
+    assert sum(reads) < 341 * 3 / 4
 
 
 @pytest.mark.parametrize(("rank", "world_size"), [(0, 3), (0, 8), (2, 2)])
 def test_a_world_size_that_does_not_divide_the_streams_is_refused(dataset: Dataset, rank: int, world_size: int) -> None:
     with pytest.raises(ValueError, match="a world size that divides"):
-        Loader(dataset, CONFIG, seed=0).epoch(0, rank=rank, world_size=world_size)
+        Loader(dataset, CONFIG, seed=0, rank=rank, world_size=world_size)
+
+
+@pytest.mark.parametrize("change", [{"shuffle_window": 8}, {"slots_per_batch": 50}, {"streams": 2}])
+def test_a_state_of_another_order_is_refused(dataset: Dataset, tmp_path: Path, change: dict[str, int]) -> None:
+    state = states(ranks_of(dataset, 1))
+    others = [
+        *ranks_of(dataset, 1, CONFIG.model_copy(update=change)),
+        *ranks_of(dataset, 1, seed=1),
+        *ranks_of(shards.dataset(str(tmp_path), [17, 90, 130, 64, 40], 8), 1),
+    ]
+    for other in others:
+        with pytest.raises(ValueError, match="belongs to another order of rows; resume with the dataset, seed"):
+            other.load_state_dict(state)

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from rayrec.data.config import DataConfig
+from rayrec.data.config import DataConfig, SplitConfig
 from rayrec.data.dataset import Dataset
 from rayrec.evaluate.measure import measure, report_slices
 from rayrec.models.config import ModelConfig
@@ -36,7 +36,7 @@ ID_ONLY = StageConfig(
     steps=60,
     validate_every=15,
 )
-DATA = DataConfig(held_out_valid=0.1, held_out_test=0.2)
+DATA = DataConfig(split=SplitConfig(held_out_valid=0.1, held_out_test=0.2))
 
 
 def shuffled(logs: SyntheticLogs) -> SyntheticLogs:

@@ -14,6 +14,7 @@ from rayrec.evaluate.config import EvaluateConfig
 from rayrec.evaluate.evaluator import evaluate
 from rayrec.export.bundle import export, load_bundle
 from rayrec.models.ranker import catalogue_vectors, load_ranker, new_model, save_weights
+from rayrec.privacy import Privacy
 from rayrec.schema import Batch, batch_of_rows
 from rayrec.storage import publish, read_json, upload_directory, write_json
 from rayrec.text import item_texts
@@ -104,6 +105,17 @@ def test_it_says_what_serving_needs(bundle: str, report: str, data: Dataset) -> 
     assert loaded.manifest["metrics"] == read_json(f"{report}/report.json")["systems"]["moved"]
     assert loaded.manifest["validation"] == {"ndcg": 0.5}
     assert loaded.manifest["code"] == "test"
+    assert loaded.manifest["privacy"] == data.manifest["privacy"]
+    assert loaded.privacy.redact is False
+
+
+def test_it_redacts_as_its_manifest_says(bundle: str, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(bundle, copy)
+    about = json.loads((copy / "manifest.json").read_text())
+    redacted = Privacy(b"a key that serving lacks", True, ("US", "DE"))
+    (copy / "manifest.json").write_text(json.dumps({**about, "privacy": redacted.about()}))
+    assert load_bundle(str(copy)).privacy == Privacy(None, True, ("US", "DE"))
 
 
 def test_it_holds_the_tuned_language_model_whole(bundle: str, language_model: str) -> None:

@@ -44,7 +44,7 @@ def test_a_config_is_frozen_and_round_trips() -> None:
         ("", ["data.source.kind=columns", "data.source.itmes=x"], r"did you mean 'data\.source\.items'\?"),
         ("train:\n  stages: [{name: a, step: 1}]\n", [], r"'train\.stages\.0\.step'; did you mean .*steps'\?"),
         ("seed: many\n", [], r"'seed': .*integer.*seen 'many'"),
-        ("data: {valid_fraction: 0.9}\n", [], r"'data\.valid_fraction': .*less than 0\.5, seen 0\.9"),
+        ("data: {split: {valid_fraction: 0.9}}\n", [], r"'data\.split\.valid_fraction': .*less than 0\.5, seen 0\.9"),
         ("export_stage: best\n", [], r"config: export_stage is 'best'; expected one of zero_shot, scales, frozen"),
         ("- 1\n", [], "holds a list; expected a mapping"),
         ("a: [\n", [], "is not YAML"),

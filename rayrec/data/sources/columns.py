@@ -1,93 +1,60 @@
-"""Plain Parquet, CSV or JSON lines files with a map of columns."""
+"""Plain Parquet, CSV, TSV or JSON files with a map of columns."""
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 
-import fsspec
 import pyarrow as pa
-import pyarrow.dataset
-import ray.data
-from pyarrow import csv
 
-from rayrec.data.config import ColumnsSource
-from rayrec.data.sources.logs import Logs, canonical_interactions, string_lists, strings
-from rayrec.schema import INTERACTIONS, ITEMS, USERS
-from rayrec.storage import absolute
+from rayrec.data.files import JsonLines, column_names, guess_format
+from rayrec.data.sources.config import ColumnsSource
+from rayrec.data.sources.logs import Logs, LogTable, canonical, canonical_interactions
+from rayrec.data.sources.texts import texts, unescaped, unprinted
+from rayrec.data.sources.values import string_lists, strings
+from rayrec.schema import RAW_ITEMS, RAW_USERS
 
-FORMATS = {".parquet": "parquet", ".csv": "csv", ".jsonl": "json", ".ndjson": "json", ".json": "json"}
-COMPRESSIONS = (".gz", ".bz2", ".zst")
+NEEDED = ("user_id", "item_id", "timestamp", "title")
+_Map = Mapping[str, str | None]
 
 
 def read_columns(source: ColumnsSource) -> Logs:
-    """Reads interactions, items and (where given) users.
+    """Reads interactions, items and (where given) users. With a `position` the logs have an order and no time.
 
     Raises:
-        ValueError: no file, files of several formats, or a missing column (named with the nearest one found).
+        ValueError: no file, files of several formats, a missing column, or neither timestamp nor position.
     """
     columns = source.columns.model_dump()
-    items_map = {"item_id": "item_id", "title": "title", "text": "text", "categories": "categories"}
-    items_map["attributes"] = "attributes"
-    items = _table(source.items, {field: columns[name] for field, name in items_map.items()})
-    for name in ("categories", "attributes"):
-        lists = string_lists(items[name], source.category_separator)
-        items = items.set_column(items.column_names.index(name), name, lists)
-    users = pa.table({"user_id": pa.array([], pa.string()), "text": pa.array([], pa.string())})
-    if source.users is not None:
-        users = _table(source.users, {"user_id": columns["user_id"], "text": columns["user_text"]})
+    order = source.columns.position or source.columns.timestamp
+    if order is None:
+        raise ValueError(
+            "source.columns has timestamp: null and position: null; expected one of them: name the column that "
+            "holds the time, or add one that counts a user's interactions"
+        )
+    events = {name: columns[name] for name in ("user_id", "item_id", "rating", "event", "review")}
+    events["timestamp"] = order
+    items = {name: columns[name] for name in ("item_id", "title", "text", "categories", "attributes")}
+    users = {"user_id": columns["user_id"], "text": columns["user_text"]}
+    order_only = source.columns.position is not None
+    convert = partial(canonical_interactions, columns=events, unit="ms" if order_only else source.time_unit)
     return Logs(
-        interactions=_interactions(source, {field.name: columns[field.name] for field in INTERACTIONS}),
-        items=items.select(ITEMS.names),
-        users=users.select(USERS.names),
+        interactions=(_table(source.interactions, events, convert),),
+        items=(_table(source.items, items, partial(_items, columns=items, separator=source.category_separator)),),
+        users=() if source.users is None else (_table(source.users, users, partial(_users, columns=users)),),
+        order_only=order_only,
     )
 
 
-def find_files(uri: str) -> tuple[list[str], str]:
-    """The sorted data files of a file, folder or glob, and their format: parquet, csv or json.
-
-    Raises:
-        ValueError: none, or of several formats.
-    """
-    filesystem, path = fsspec.core.url_to_fs(absolute(uri))
-    if "*" in path:
-        found = filesystem.glob(path)
-    else:
-        found = filesystem.find(path) if filesystem.isdir(path) else [path] if filesystem.exists(path) else []
-    formats = {name: _format(name) for name in sorted(found)}
-    files = [name for name, kind in formats.items() if kind is not None]
-    kinds = {kind for kind in formats.values() if kind is not None}
-    if len(kinds) != 1:
-        seen = f"files of the formats {', '.join(sorted(kinds))}" if kinds else f"{len(found)} file(s), none readable"
-        raise ValueError(
-            f"{uri!r} has {seen}; expected files of one format, ending in {', '.join(FORMATS)} "
-            f"(also compressed: {', '.join(COMPRESSIONS)})"
-        )
-    local = "file" in filesystem.protocol
-    return [name if local else filesystem.unstrip_protocol(name) for name in files], kinds.pop()
+def _table(uri: str, columns: _Map, convert: Callable[[pa.Table], pa.Table]) -> LogTable:
+    form = guess_format((uri,), tuple(dict.fromkeys(name for name in columns.values() if name is not None)))
+    # Of JSON only the first records' keys are known, and one that is optional may be rare.
+    needed = [name for field, name in columns.items() if field in NEEDED or not isinstance(form, JsonLines)]
+    _require(uri, needed, column_names((uri,), form))
+    return LogTable((uri,), form, convert)
 
 
-def _format(path: str) -> str | None:
-    for compression in COMPRESSIONS:
-        path = path.removesuffix(compression)
-    return next((kind for ending, kind in FORMATS.items() if path.endswith(ending)), None)
-
-
-def _open(files: list[str], kind: str, names: list[str] | None = None) -> pyarrow.dataset.Dataset:
-    filesystem, _ = fsspec.core.url_to_fs(files[0])
-    paths = [fsspec.core.url_to_fs(file)[1] for file in files]
-    form = pyarrow.dataset.CsvFileFormat(convert_options=_as_strings(names)) if kind == "csv" and names else kind
-    return pyarrow.dataset.dataset(paths, format=form, filesystem=filesystem)
-
-
-def _as_strings(names: list[str]) -> csv.ConvertOptions:
-    """CSV columns as text: one bad value must not fail a file, nor "007" become 7."""
-    types = dict.fromkeys(names, pa.string())
-    return csv.ConvertOptions(column_types=types, strings_can_be_null=True, null_values=[""])
-
-
-def _require(uri: str, wanted: list[str], found: list[str]) -> None:
+def _require(uri: str, wanted: list[str | None], found: list[str]) -> None:
     for name in wanted:
-        if name not in found:
+        if name is not None and name not in found:
             near = difflib.get_close_matches(name, found, n=1, cutoff=0.4)
             hint = f"did you mean {near[0]!r}? " if near else ""
             raise ValueError(
@@ -96,29 +63,18 @@ def _require(uri: str, wanted: list[str], found: list[str]) -> None:
             )
 
 
-def _table(uri: str, columns: Mapping[str, str | None]) -> pa.Table:
-    """Reads the mapped columns of a small table; ids and texts as strings, a column that is not mapped as nulls."""
-    files, kind = find_files(uri)
-    wanted = [name for name in columns.values() if name is not None]
-    _require(uri, wanted, _open(files[:1], kind).schema.names)
-    table = _open(files, kind, wanted).to_table(columns=wanted)
-    arrays = {
-        field: pa.nulls(len(table), pa.string()) if name is None else table[name] for field, name in columns.items()
-    }
-    return pa.table(
-        {field: column if pa.types.is_nested(column.type) else strings(column) for field, column in arrays.items()}
-    )
+def _items(block: pa.Table, columns: _Map, separator: str) -> pa.Table:
+    arrays = {field: block[name] for field, name in columns.items() if name is not None}
+    arrays["item_id"] = strings(arrays["item_id"])
+    for field in ("title", "text"):
+        if field in arrays:
+            arrays[field] = unescaped(texts(unprinted(arrays[field], " ")))
+    for field in ("categories", "attributes"):
+        if field in arrays:
+            arrays[field] = string_lists(unprinted(arrays[field], separator), separator)
+    return canonical(RAW_ITEMS, block["row"], arrays)
 
 
-def _interactions(source: ColumnsSource, columns: dict[str, str | None]) -> ray.data.Dataset:
-    files, kind = find_files(source.interactions)
-    wanted = [name for name in columns.values() if name is not None]
-    _require(source.interactions, wanted, _open(files[:1], kind).schema.names)
-    if kind == "parquet":
-        raw = ray.data.read_parquet(files).select_columns(wanted)
-    elif kind == "csv":
-        raw = ray.data.read_csv(files, convert_options=_as_strings(wanted))
-    else:
-        raw = ray.data.read_json(files)
-    convert = partial(canonical_interactions, columns=columns, unit=source.time_unit)
-    return raw.map_batches(convert, batch_format="pyarrow", batch_size=None)
+def _users(block: pa.Table, columns: _Map) -> pa.Table:
+    arrays = {field: strings(block[name]) for field, name in columns.items() if name is not None}
+    return canonical(RAW_USERS, block["row"], arrays)

@@ -1,102 +1,76 @@
-"""What every source gives, and the conversions of raw columns that sources share; nothing is judged here (clean.py)."""
+"""What every source gives; nothing is judged here (clean.py)."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from rayrec.schema import INTERACTIONS
+from rayrec.data.files import Format
+from rayrec.data.sources.times import milliseconds
+from rayrec.data.sources.values import Column, numbers, strings
+from rayrec.schema import RAW_INTERACTIONS
 
-if TYPE_CHECKING:
-    import ray.data
 
-RAW_INTERACTIONS = pa.schema([field.with_nullable(True) for field in INTERACTIONS])
-"""Interactions as a source gives them: values that are missing or make no sense are null (a rating: NaN)."""
+@dataclass(frozen=True)
+class LogTable:
+    """One logical table of the logs: where it lies, how its bytes become rows, how those become canonical.
 
-MS_PER_UNIT = {"s": 1000.0, "ms": 1.0, "us": 1e-3, "ns": 1e-6}
-_LARGEST_MS = 2.0**53
-_NUMBER = r"^\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*$"
+    Attributes:
+        uris: files, folders or globs; in this order, and within a folder or glob by name.
+        format: of the files.
+        convert: picklable; raw block (its columns and `row`) -> canonical columns and `row`. A raw row may give no row,
+            one or several; it judges nothing: what is missing or makes no sense is null (a rating: NaN).
+    """
+
+    uris: tuple[str, ...]
+    format: Format
+    convert: Callable[[pa.Table], pa.Table]
 
 
 @dataclass(frozen=True)
 class Logs:
-    """Raw logs in canonical columns.
+    """Raw logs, lazily.
 
     Attributes:
-        interactions: a Ray Dataset of RAW_INTERACTIONS, lazily read.
-        items: a table of the ITEMS columns, nulls allowed.
-        users: a table of the USERS columns, nulls allowed; may be empty.
+        interactions: convert gives RAW_INTERACTIONS and `row`.
+        items: convert gives RAW_ITEMS and `row`; several tables may tell of one item, the later wins.
+        users: convert gives RAW_USERS and `row`.
+        impressions: convert gives RAW_IMPRESSIONS and `row`: what was shown and what of it was clicked.
+        triples: convert gives TRIPLES and `row`.
+        order_only: timestamps are no times, but integers that rise with a user's interactions (the number of the
+            row, a position); the job makes them the place within the user's sequence times a day, and the split must be
+            leave_last_out.
     """
 
-    interactions: "ray.data.Dataset"
-    items: pa.Table
-    users: pa.Table
+    interactions: tuple[LogTable, ...]
+    items: tuple[LogTable, ...]
+    users: tuple[LogTable, ...] = ()
+    impressions: tuple[LogTable, ...] = ()
+    triples: tuple[LogTable, ...] = ()
+    order_only: bool = False
 
 
-def strings(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Any scalar column as strings; whole numbers that pandas turned into floats lose their ".0"."""
-    if pa.types.is_floating(column.type) and pc.all(pc.equal(column, pc.floor(column))).as_py():
-        column = column.cast(pa.int64())
-    return column.cast(pa.string())
-
-
-def numbers(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """A column as float64; a string that is no number becomes NaN, a null stays null."""
-    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
-        valid = pc.match_substring_regex(column, _NUMBER)
-        column = pc.if_else(valid, pc.utf8_trim_whitespace(column), pa.scalar("nan", column.type))
-    return column.cast(pa.float64(), safe=False)
-
-
-def milliseconds(column: pa.ChunkedArray, unit: str) -> pa.Array:
-    """Timestamps as int64 ms since 1970, null where the value is missing or no number.
-
-    Args:
-        column: Arrow timestamps or dates (their own unit counts), numbers, or strings of numbers.
-        unit: of plain numbers: s, ms, us or ns.
-    """
-    if pa.types.is_date(column.type):
-        column = column.cast(pa.timestamp("ms"))
-    if pa.types.is_timestamp(column.type):
-        unit, column = column.type.unit, column.cast(pa.int64())
-    values = numbers(column).to_numpy() * MS_PER_UNIT[unit]
-    missing = np.isnan(values)
-    # Adding a hundredth of a ms undoes the rounding of the multiplication without reaching the next ms.
-    whole = np.floor(np.clip(np.where(missing, 0, values), -_LARGEST_MS, _LARGEST_MS) + 0.01).astype(np.int64)
-    return pa.array(whole, mask=missing)
-
-
-def string_lists(column: pa.ChunkedArray, separator: str) -> pa.ChunkedArray:
-    """A column of lists of strings: as it is if it holds lists, else each string split at the separator."""
-    if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
-        return column.cast(pa.list_(pa.string()))
-    lists = [
-        None if value is None else [part.strip() for part in value.split(separator) if part.strip()]
-        for value in column.cast(pa.string()).to_pylist()
+def canonical(schema: pa.Schema, row: Column, columns: Mapping[str, Column]) -> pa.Table:
+    """Columns in the types and order of a schema, those that are not there null, and `row`."""
+    arrays = [
+        columns[field.name].cast(field.type) if field.name in columns else pa.nulls(len(row), field.type)
+        for field in schema
     ]
-    return pa.chunked_array([pa.array(lists, pa.list_(pa.string()))])
+    return pa.table([*arrays, row], schema=schema.append(pa.field("row", pa.int64())))
 
 
 def canonical_interactions(block: pa.Table, columns: Mapping[str, str | None], unit: str) -> pa.Table:
-    """One block of raw interactions in the columns of RAW_INTERACTIONS.
+    """One block of raw interactions in the columns of RAW_INTERACTIONS, and `row`.
 
     Args:
-        block: columns of any types.
-        columns: which column of the block holds user_id, item_id, timestamp, rating, event (None: there is none).
+        block: columns of any types, and `row`.
+        columns: which column of the block holds which field of RAW_INTERACTIONS (None, or not named: none does).
         unit: of the timestamps.
     """
     arrays = {}
-    for field in RAW_INTERACTIONS:
-        name = columns.get(field.name)
-        if name is None:
-            arrays[field.name] = pa.nulls(len(block), field.type)
-        elif field.name == "timestamp":
-            arrays[field.name] = milliseconds(block[name], unit)
-        elif field.name == "rating":
-            arrays[field.name] = numbers(block[name]).cast(field.type, safe=False)
-        else:
-            arrays[field.name] = strings(block[name])
-    return pa.table(arrays, schema=RAW_INTERACTIONS)
+    for field, name in columns.items():
+        if name is not None and field == "timestamp":
+            arrays[field] = milliseconds(block[name], unit)
+        elif name is not None:
+            arrays[field] = numbers(block[name]) if field == "rating" else strings(block[name])
+    return canonical(RAW_INTERACTIONS, block["row"], arrays)

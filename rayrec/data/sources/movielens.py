@@ -1,154 +1,134 @@
-"""MovieLens-100K in GroupLens' layout (u.data, u.item, u.user) or RecBole's atomic files; the same content from both.
+"""MovieLens in its four layouts: 100K of GroupLens and of RecBole, 1M (.dat), latest (.csv); the same tables from each.
 
 F. M. Harper and J. A. Konstan, "The MovieLens Datasets: History and Context", ACM TiiS 5(4), 2015.
+
+Tags (tags.csv) are left out. As text of an item they would tell of what users thought of it later than a row's moment;
+as interactions they would repeat films, for most of them tag a film that the same user has rated.
 """
 
-import io
-import re
-from collections.abc import Iterable
 from functools import partial
 
 import pyarrow as pa
-import ray.data
-from pyarrow import csv
+import pyarrow.compute as pc
 
-from rayrec.data.config import MovieLensSource
-from rayrec.data.sources.logs import Logs, canonical_interactions
-from rayrec.schema import ITEMS, USERS
-from rayrec.storage import absolute, exists, join, read_bytes
+from rayrec.data.files import Delimited
+from rayrec.data.sources.config import MovieLensSource
+from rayrec.data.sources.logs import Logs, LogTable, canonical, canonical_interactions
+from rayrec.data.sources.texts import joined, readable_titles
+from rayrec.data.sources.values import Column, flagged, renamed, string_lists, strings, without
+from rayrec.schema import RAW_ITEMS, RAW_USERS
+from rayrec.storage import exists, join
 
 GENRES = (
-    *(
-        "unknown",
-        "Action",
-        "Adventure",
-        "Animation",
-        "Children's",
-        "Comedy",
-        "Crime",
-        "Documentary",
-        "Drama",
-        "Fantasy",
-    ),
-    *("Film-Noir", "Horror", "Musical", "Mystery", "Romance", "Sci-Fi", "Thriller", "War", "Western"),
+    *("unknown", "Action", "Adventure", "Animation", "Children's", "Comedy", "Crime", "Documentary", "Drama"),
+    *("Fantasy", "Film-Noir", "Horror", "Musical", "Mystery", "Romance", "Sci-Fi", "Thriller", "War", "Western"),
 )
-INTERACTION_COLUMNS = ["user_id", "item_id", "rating", "timestamp"]
-GENDERS = {"M": "male", "F": "female"}
-NO_OCCUPATION = ("other", "none")
+NO_GENRES = ("unknown", "(no genres listed)")
+INTERACTION_COLUMNS = ("user_id", "item_id", "rating", "timestamp")
+USER_COLUMNS = ("user_id", "age", "gender", "occupation", "zip_code")
 
-_ARTICLE = "The|An|A|Les|Le|La|Il|El|Los|Las|Der|Die|Das"
-_MAIN_TITLE = re.compile(rf"^([^(]*), ({_ARTICLE})(?= \(|$)")
-_OTHER_TITLE = re.compile(rf"\(([^()]*), ({_ARTICLE})\)")
+_SPANS = ("under-18", "18-24", "25-34", "35-44", "45-49", "50-55", "over-55")
+GENDERS = {"M": "male", "F": "female"}
+AGES_1M = dict(zip(("1", "18", "25", "35", "45", "50", "56"), _SPANS, strict=True))
+OCCUPATIONS_1M = (
+    *("other", "academic or educator", "artist", "clerical or administrative worker", "college or graduate student"),
+    *("customer service worker", "doctor or health care worker", "executive or manager", "farmer", "homemaker"),
+    *("school student", "lawyer", "programmer", "retired", "sales or marketing worker", "scientist", "self-employed"),
+    *("technician or engineer", "tradesman or craftsman", "unemployed", "writer"),
+)
+NO_OCCUPATION = ("other", "none")
 
 
 def read_movielens(source: MovieLensSource) -> Logs:
     """Reads the layout that is there.
 
     Raises:
-        ValueError: neither layout is there.
+        ValueError: none of them is.
     """
-    if exists(join(source.uri, "ml-100k.inter")):
-        return _read_recbole(source.uri)
-    if exists(join(source.uri, "u.data")):
-        return _read_grouplens(source.uri)
+    layouts = {"ml-100k.inter": _recbole, "u.data": _100k, "ratings.dat": _1m, "ratings.csv": _latest}
+    for mark, layout in layouts.items():
+        if exists(join(source.uri, mark)):
+            return layout(source.uri)
     raise ValueError(
-        f"no MovieLens-100K at {source.uri!r}; expected ml-100k.inter, .item, .user (RecBole) or u.data, u.item, "
-        "u.user (GroupLens): point source.uri at the folder that holds them"
+        f"no MovieLens at {source.uri!r}; expected one of {', '.join(layouts)}: point source.uri at the folder that "
+        "holds it and the files beside it"
     )
 
 
-def _read_recbole(uri: str) -> Logs:
-    items = _side_file(join(uri, "ml-100k.item"), "\t")
-    users = _side_file(join(uri, "ml-100k.user"), "\t")
-    titles = [
-        f"{title} ({year})" if (year or "").isdigit() else title
-        for title, year in zip(items["movie_title"].to_pylist(), items["release_year"].to_pylist(), strict=True)
-    ]
+def _recbole(uri: str) -> Logs:
+    form = Delimited("\t", quoted=False)
     return Logs(
-        interactions=_interactions(join(uri, "ml-100k.inter"), skip_rows=1),
-        items=_items(items["item_id"], titles, [(names or "").split() for names in items["class"].to_pylist()]),
-        users=_users(*(users[name].to_pylist() for name in ("user_id", "age", "gender", "occupation"))),
+        interactions=_interactions(join(uri, "ml-100k.inter"), form),
+        items=(LogTable((join(uri, "ml-100k.item"),), form, _items_of_recbole),),
+        users=(LogTable((join(uri, "ml-100k.user"),), form, _users_of_100k),),
     )
 
 
-def _read_grouplens(uri: str) -> Logs:
-    columns = ["item_id", "title", "released", "video_released", "imdb", *GENRES]
-    items = _side_file(join(uri, "u.item"), "|", columns)
-    users = _side_file(join(uri, "u.user"), "|", ["user_id", "age", "gender", "occupation", "zip_code"])
-    flags = zip(*(items[genre].to_pylist() for genre in GENRES), strict=True)
+def _100k(uri: str) -> Logs:
+    items = ("item_id", "title", "released", "video_released", "imdb", *GENRES)
     return Logs(
-        interactions=_interactions(join(uri, "u.data"), skip_rows=0),
-        items=_items(
-            items["item_id"],
-            items["title"].to_pylist(),
-            [[genre for genre, flag in zip(GENRES, row, strict=True) if flag == "1"] for row in flags],
+        interactions=_interactions(join(uri, "u.data"), Delimited("\t", INTERACTION_COLUMNS, quoted=False)),
+        items=(
+            LogTable((join(uri, "u.item"),), Delimited("|", items, quoted=False, encoding="latin-1"), _items_of_100k),
         ),
-        users=_users(*(users[name].to_pylist() for name in ("user_id", "age", "gender", "occupation"))),
+        users=(LogTable((join(uri, "u.user"),), Delimited("|", USER_COLUMNS, quoted=False), _users_of_100k),),
     )
 
 
-def _interactions(uri: str, skip_rows: int) -> ray.data.Dataset:
-    raw = ray.data.read_csv(
-        absolute(uri),
-        parse_options=csv.ParseOptions(delimiter="\t", quote_char=False),
-        read_options=csv.ReadOptions(column_names=INTERACTION_COLUMNS, skip_rows=skip_rows),
-        convert_options=csv.ConvertOptions(
-            column_types=dict.fromkeys(INTERACTION_COLUMNS, pa.string()), strings_can_be_null=True, null_values=[""]
-        ),
-    )
-    columns = {name: name for name in INTERACTION_COLUMNS}
-    convert = partial(canonical_interactions, columns=columns, unit="s")
-    return raw.map_batches(convert, batch_format="pyarrow", batch_size=None)
-
-
-def _side_file(uri: str, delimiter: str, names: list[str] | None = None) -> pa.Table:
-    """A small delimited file as strings, in UTF-8 or else latin-1; a header's `name:type` loses the type."""
-    data = read_bytes(uri)
-    try:
-        data.decode("utf-8")
-        encoding = "utf-8"
-    except UnicodeDecodeError:
-        encoding = "latin-1"
-    header = [name.partition(":")[0] for name in data.partition(b"\n")[0].decode(encoding).strip().split(delimiter)]
-    columns = names or header
-    return csv.read_csv(
-        io.BytesIO(data),
-        read_options=csv.ReadOptions(column_names=columns, skip_rows=0 if names else 1, encoding=encoding),
-        parse_options=csv.ParseOptions(delimiter=delimiter, quote_char=False),
-        convert_options=csv.ConvertOptions(
-            column_types=dict.fromkeys(columns, pa.string()), strings_can_be_null=True, null_values=[""]
-        ),
+def _1m(uri: str) -> Logs:
+    items = Delimited("::", ("item_id", "title", "genres"), quoted=False, encoding="latin-1")
+    users = Delimited("::", ("user_id", "gender", "age", "occupation", "zip_code"), quoted=False)
+    return Logs(
+        interactions=_interactions(join(uri, "ratings.dat"), Delimited("::", INTERACTION_COLUMNS, quoted=False)),
+        items=(LogTable((join(uri, "movies.dat"),), items, partial(_items_of_genres, item_id="item_id")),),
+        users=(LogTable((join(uri, "users.dat"),), users, _users_of_1m),),
     )
 
 
-def readable_title(title: str) -> str:
-    """`Godfather, The (1972)` with its article first, `The Godfather (1972)`; other titles in parentheses likewise."""
-    return _OTHER_TITLE.sub(r"(\2 \1)", _MAIN_TITLE.sub(r"\2 \1", title))
+def _latest(uri: str) -> Logs:
+    return Logs(
+        interactions=_interactions(join(uri, "ratings.csv"), Delimited(), user_id="userId", item_id="movieId"),
+        items=(LogTable((join(uri, "movies.csv"),), Delimited(), partial(_items_of_genres, item_id="movieId")),),
+    )
 
 
-def _items(item_ids: pa.ChunkedArray, titles: Iterable[str | None], genres: Iterable[list[str]]) -> pa.Table:
-    rows = [
-        {
-            "item_id": item_id,
-            "title": None if title is None else readable_title(title.strip()),
-            "categories": [name for name in names if name != "unknown"],
-        }
-        for item_id, title, names in zip(item_ids.to_pylist(), titles, genres, strict=True)
-    ]
-    return pa.Table.from_pylist(rows, pa.schema([field.with_nullable(True) for field in ITEMS]))
+def _interactions(uri: str, form: Delimited, **renames: str) -> tuple[LogTable]:
+    columns = {**{name: name for name in INTERACTION_COLUMNS}, **renames}
+    return (LogTable((uri,), form, partial(canonical_interactions, columns=columns, unit="s")),)
 
 
-def _users(ids: list[str], ages: list[str], genders: list[str], occupations: list[str]) -> pa.Table:
-    texts = [
-        " ".join(
-            part
-            for part in (
-                f"{age}-year-old" if age else "",
-                GENDERS.get(gender, ""),
-                "" if occupation in NO_OCCUPATION else occupation or "",
-            )
-            if part
-        )
-        for age, gender, occupation in zip(ages, genders, occupations, strict=True)
-    ]
-    return pa.table({"user_id": ids, "text": texts}, schema=pa.schema([field.with_nullable(True) for field in USERS]))
+def _items(block: pa.Table, item_id: str, titles: Column, genres: pa.Array) -> pa.Table:
+    columns = {"item_id": strings(block[item_id]), "title": readable_titles(titles)}
+    return canonical(RAW_ITEMS, block["row"], {**columns, "categories": without(genres, NO_GENRES)})
+
+
+def _items_of_recbole(block: pa.Table) -> pa.Table:
+    title, year = (strings(block[name]) for name in ("movie_title", "release_year"))
+    dated = pc.match_substring_regex(year, r"^\d+$").fill_null(False)
+    titles = pc.if_else(dated, pc.binary_join_element_wise(title, " (", year, ")", ""), title)
+    return _items(block, "item_id", titles, string_lists(block["class"], " "))
+
+
+def _items_of_100k(block: pa.Table) -> pa.Table:
+    return _items(block, "item_id", block["title"], flagged(block, list(GENRES)))
+
+
+def _items_of_genres(block: pa.Table, item_id: str) -> pa.Table:
+    return _items(block, item_id, block["title"], string_lists(block["genres"], "|"))
+
+
+def _users(block: pa.Table, ages: pa.Array, occupations: pa.Array) -> pa.Table:
+    trade = pc.if_else(pc.is_in(occupations, pa.array(NO_OCCUPATION)), None, occupations)
+    years = pc.binary_join_element_wise(ages, "-year-old", "")
+    text = joined(years, renamed(block["gender"], GENDERS), trade, separator=" ")
+    return canonical(RAW_USERS, block["row"], {"user_id": strings(block["user_id"]), "text": text})
+
+
+def _users_of_100k(block: pa.Table) -> pa.Table:
+    age = strings(block["age"])
+    return _users(block, pc.if_else(pc.match_substring_regex(age, r"^\d+$"), age, None), strings(block["occupation"]))
+
+
+def _users_of_1m(block: pa.Table) -> pa.Table:
+    trades = {str(code): trade for code, trade in enumerate(OCCUPATIONS_1M)}
+    return _users(block, renamed(block["age"], AGES_1M), renamed(block["occupation"], trades))

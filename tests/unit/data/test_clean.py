@@ -1,65 +1,127 @@
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+import numpy as np
 import pyarrow as pa
 import pytest
 
-from rayrec.data.clean import LATEST_MS, check_quarantine, clean_items, judge_interactions
-from rayrec.data.sources.logs import RAW_INTERACTIONS
-from rayrec.schema import ITEMS
+from rayrec.data.clean import (
+    LATEST_MS,
+    LONGEST_ID,
+    check_quarantine,
+    id_faults,
+    ids_of,
+    infinite,
+    stop_early,
+    time_faults,
+    verdict,
+)
 
-GOOD = {"user_id": "u", "item_id": "b", "timestamp": 5, "rating": 3.0, "event": None}
-IDS = pa.array(["a", "b"])
+NOW = datetime(2024, 1, 1)
+NOW_MS = int(NOW.replace(tzinfo=UTC).timestamp() * 1000)
 
 
-def judge(**changes: object) -> dict[str, object]:
-    (row,) = judge_interactions(pa.Table.from_pylist([GOOD | changes], RAW_INTERACTIONS), IDS, 8).to_pylist()
-    return dict(row)
+def told(values: list[str | None]) -> list[str | None]:
+    """The reason of each id."""
+    ids = ids_of(pa.chunked_array([pa.array(values, pa.string())]))
+    return reasons(id_faults(ids, "user_id"), len(values))
 
 
-def test_a_good_row_gets_its_dense_item() -> None:
-    row = judge()
-    assert (row["item"], row["reason"]) == (1, None)
-    assert judge(rating=None)["reason"] is None
+def reasons(faults: list[tuple[str, np.ndarray]], rows: int) -> list[str | None]:
+    judged = verdict(faults, rows)
+    return [judged.reasons[code - 1] if code else None for code in judged.code_R]
 
 
 @pytest.mark.parametrize(
-    ("changes", "reason"),
+    ("value", "reason"),
     [
-        ({"user_id": None}, "no user_id"),
-        ({"user_id": " "}, "no user_id"),
-        ({"item_id": None}, "no item_id"),
-        ({"timestamp": None}, "timestamp missing"),
-        ({"timestamp": -1}, "before 1970"),
-        ({"timestamp": LATEST_MS}, "after 2099"),
-        ({"rating": float("nan")}, "finite"),
-        ({"rating": float("inf")}, "finite"),
-        ({"item_id": "c"}, "not among the items"),
-        ({"user_id": None, "item_id": "c"}, "no user_id"),
+        ("u", None),
+        ("ü-7 b", None),
+        ("x" * LONGEST_ID, None),
+        (None, "no user_id"),
+        ("", "no user_id"),
+        (" \t", "no user_id"),
+        ("x" * (LONGEST_ID + 1), "user_id longer than 512 characters"),
+        ("é" * 100_000, "user_id longer than 512 characters"),
+        ("a\x00b", "user_id with control characters"),
+        ("a\nb", "user_id with control characters"),
+        ("a\x7f", "user_id with control characters"),
     ],
 )
-def test_a_bad_row_is_told_why(changes: dict[str, object], reason: str) -> None:
-    assert reason in str(judge(**changes)["reason"])
+def test_ids(value: str | None, reason: str | None) -> None:
+    assert told(["good", value, "good", value]) == [None, reason, None, reason]
 
 
-def test_a_user_is_always_in_the_same_bucket() -> None:
-    rows = [GOOD | {"user_id": f"u{number % 50}"} for number in range(200)]
-    table = judge_interactions(pa.Table.from_pylist(rows, RAW_INTERACTIONS), IDS, 8)
-    pairs = set(zip(table["user_id"].to_pylist(), table["bucket"].to_pylist(), strict=True))
-    assert len(pairs) == 50
-    assert {bucket for _, bucket in pairs} == set(range(8))
+@pytest.mark.parametrize(
+    ("moment", "reason"),
+    [
+        (0, None),
+        (5, None),
+        (NOW_MS, None),
+        (None, "timestamp missing or not a number"),
+        (-1, "timestamp before 1970"),
+        (NOW_MS * 1000, "timestamp 1000 times too large"),
+        (NOW_MS // 1000, "timestamp 1000 times too small"),
+        (LATEST_MS, "timestamp after 2099"),
+        (1 << 53, "timestamp after 2099"),
+        (NOW_MS + 1, "timestamp after clean.now"),
+    ],
+)
+def test_times(moment: int | None, reason: str | None) -> None:
+    (found,) = reasons(time_faults(pa.array([moment], pa.int64()), NOW, order_only=False), 1)
+    assert found == reason or (reason is not None and str(found).startswith(reason))
 
 
-def test_items_without_id_or_title_and_later_duplicates_are_refused() -> None:
-    rows = [("a", "first"), ("b", None), (None, "x"), ("a", "second"), ("c", "  "), ("d", "fourth")]
-    schema = pa.schema([field.with_nullable(True) for field in ITEMS])
-    items = pa.Table.from_pylist([{"item_id": item, "title": title} for item, title in rows], schema)
-    kept, refused = clean_items(items)
-    assert kept.schema == ITEMS
-    assert kept["title"].to_pylist() == ["first", "fourth"]
-    assert refused["reason"].to_pylist() == ["no title", "no item_id", "item_id seen before", "no title"]
+@pytest.fixture
+def far_east(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A machine whose own time is not UTC."""
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
+@pytest.mark.usefixtures("far_east")
+def test_a_moment_with_a_zone_is_that_moment_and_one_without_is_utc() -> None:
+    zoned = datetime.fromisoformat("2024-01-01T01:00:00+01:00")
+    times = pa.array([NOW_MS, NOW_MS + 1])
+    assert reasons(time_faults(times, zoned, order_only=False), 2) == [None, "timestamp after clean.now"]
+    assert reasons(time_faults(times, NOW, order_only=False), 2) == [None, "timestamp after clean.now"]
+    assert reasons(time_faults(times, None, order_only=False), 2) == [None, None]
+
+
+def test_positions_may_be_small() -> None:
+    times = pa.array([86_400_000 * position for position in range(1, 40)])
+    assert set(reasons(time_faults(times, None, order_only=True), 39)) == {None}
+    assert None not in set(reasons(time_faults(times, None, order_only=False), 39)[11:])
+
+
+def test_ratings_may_be_missing_but_not_infinite() -> None:
+    ratings = pa.array([None, 3.0, float("nan"), float("inf"), float("-inf")], pa.float32())
+    assert infinite(ratings).tolist() == [False, False, True, True, True]
+
+
+def test_the_first_fault_is_told_and_each_row_is_counted_once() -> None:
+    first, second = np.array([True, False, True, False]), np.array([True, True, False, False])
+    judged = verdict([("one", first), ("two", second)], 4)
+    assert judged.counts() == {"one": 2, "two": 1}
+    assert judged.taken_R.tolist() == [False, False, False, True]
+    assert judged.texts().to_pylist() == ["one", "two", "one"]
+    assert verdict([("one", np.zeros(2, bool))], 2).counts() == {}
 
 
 def test_the_quarantine_limit_names_counts_and_remedy() -> None:
     check_quarantine({"no user_id": 5}, 100, 0.05, "interactions")
-    with pytest.raises(ValueError, match=r"6 of 100 interactions \(6.0%\).*no user_id: 6.*raise quarantine_limit"):
+    with pytest.raises(ValueError, match=r"6 of 100 interactions \(6.0%\).*no user_id: 6.*raise clean.quaran"):
         check_quarantine({"no user_id": 6}, 100, 0.05, "interactions")
     with pytest.raises(ValueError, match="hold no interactions"):
         check_quarantine({}, 0, 0.05, "interactions")
+
+
+def test_a_job_stops_early_only_where_the_rest_cannot_mend_it() -> None:
+    assert not stop_early(9_999, 9_999, 0.05, 0.5)
+    assert stop_early(2_000, 20_000, 0.05, 0.6)
+    assert not stop_early(2_000, 20_000, 0.05, 0.5)
+    assert stop_early(1_001, 20_000, 0.05, 1.0)

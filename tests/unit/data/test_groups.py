@@ -1,6 +1,6 @@
 import numpy as np
 
-from rayrec.data.groups import Groups, joined, ranges
+from rayrec.data.groups import Groups, first_of_each, joined, ranges
 
 
 def lists(groups: Groups) -> list[list[int]]:
@@ -29,3 +29,12 @@ def test_groups_are_narrowed_cut_and_chosen() -> None:
 def test_groups_are_joined_one_by_one() -> None:
     other = Groups(np.array([1, 2]), np.array([0, 0, 1, 2]))
     assert lists(joined(THREE, other)) == [[5, 6], [1], [7, 8, 9, 2]]
+
+
+def test_of_equal_values_in_a_group_the_first_stays() -> None:
+    values = np.array([3, 1, 3, 3, 0, 3, 1])
+    found = first_of_each(values, np.array([0, 3, 3, 7]))
+    assert lists(found) == [[1, 0], [], [4, 6, 3]]
+    many = np.arange(1000) % 7
+    assert lists(first_of_each(many, np.array([0, 1000]))) == [list(range(7))]
+    assert lists(first_of_each(np.zeros(0, int), np.array([0, 0]))) == [[]]

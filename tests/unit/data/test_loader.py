@@ -1,92 +1,160 @@
-from itertools import pairwise
+import threading
+import traceback
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from pyarrow import parquet
 
+from rayrec.data import loader as module
 from rayrec.data.config import LoaderConfig
 from rayrec.data.dataset import Dataset
-from rayrec.data.loader import Loader, pack
-from rayrec.data.negatives import seeded, uniform_negatives
-from rayrec.schema import CATALOGUE, HISTORIES, ROWS
-from tests.synthetic import generate, published
+from rayrec.data.loader import Loader, merged
+from tests import shards
+
+CONFIG = LoaderConfig(streams=4, slots_per_batch=60, shuffle_window=16, num_negatives=16)
 
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    return published(generate(num_users=60, num_items=60, num_interactions=1800), tmp_path_factory.mktemp("dataset"))
+    return shards.dataset(str(tmp_path_factory.mktemp("dataset")), [90, 17, 130, 64], rows_per_group=8)
 
 
-@given(lengths=st.lists(st.integers(0, 60), min_size=1, max_size=80), slots=st.integers(1, 400))
-def test_micro_batches_hold_every_row_and_the_budget(lengths: list[int], slots: int) -> None:
-    lengths = sorted(lengths)
-    borders = pack(np.array(lengths), slots)
-    assert borders[0] == 0
-    assert borders[-1] == len(lengths)
-    for begin, end in pairwise(borders):
-        assert end > begin
-        assert end - begin == 1 or (end - begin) * lengths[end - 1] <= slots
-
-
-def test_micro_batches_use_the_budget() -> None:
-    assert pack(np.full(10, 5), 20) == [0, 4, 8, 10]
+def threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name.startswith("rayrec-loader")]
 
 
 def test_batches_fit_the_budget_and_lengths_are_alike(dataset: Dataset) -> None:
-    loader = Loader(dataset, LoaderConfig(slots_per_batch=200), seed=0)
-    shapes = []
-    for step in loader.epoch(0, rank=0, world_size=1):
-        if step.ended:
-            break
-        shapes += [batch.items_BL.shape for batch in step.batches if batch.lengths_B.any()]
-    assert max(rows * length for rows, length in shapes) <= 200
-    targets = dataset.manifest["counts"]["rows"]["train"]["targets"]
-    assert sum(rows * length for rows, length in shapes) < 2 * targets
+    config = LoaderConfig(slots_per_batch=60)
+    steps = islice(Loader(dataset, config, seed=0).epoch(0), 100)
+    shapes = [batch.items_BL.shape for step in steps for batch in step.batches if batch.lengths_B.any()]
+    assert max(rows * length for rows, length in shapes) <= 60
+    slots = sum(rows * length for rows, length in shapes)
+    assert slots < 1.2 * sum(len(items) for items in dataset.rows("train")["items"])
 
 
 def test_after_its_streams_a_rank_goes_on_without_targets(dataset: Dataset) -> None:
-    steps = Loader(dataset, LoaderConfig(), seed=0).epoch(0, rank=1, world_size=4)
-    ended = [step for step, _ in zip(steps, range(50), strict=False) if step.ended]
-    assert len(ended) > 10
-    (batch,) = ended[-1].batches
+    steps = list(islice(Loader(dataset, CONFIG, seed=0, rank=1, world_size=4).epoch(0), 60))
+    (batch,) = steps[-1].batches
     assert batch.items_BL.shape == (1, 1)
     assert not batch.targets_BL.any()
-    assert len(batch.negatives_K) == LoaderConfig().num_negatives
+    assert len(batch.negatives_K) == 16
     assert batch.context_only().items_BL.shape[0] == 1
+    assert len({tuple(step.batches[0].negatives_K) for step in steps}) == 60
 
 
-def test_negatives_are_items_that_training_may_know(dataset: Dataset) -> None:
-    held_out = np.array(dataset.catalogue()["held_out"].to_pylist()) != ""
-    met = {item for row in dataset.rows("train")["items"].to_pylist() for item in row}
-    drawn = set()
-    for step in Loader(dataset, LoaderConfig(), seed=0).epoch(0, rank=0, world_size=1):
-        if step.ended:
-            break
-        drawn |= {int(item) for batch in step.batches for item in batch.negatives_K}
-    assert not held_out[sorted(drawn)].any()
-    assert drawn <= met
-    assert len(drawn) > 0.8 * len(met)
+def test_more_streams_than_row_groups_leave_some_empty(tmp_path: Path) -> None:
+    steps = islice(Loader(shards.dataset(str(tmp_path), [5], 5), CONFIG, seed=0).epoch(0), 9)
+    assert sum(batch.lengths_B.any() for step in steps for batch in step.batches) == 1
 
 
-def test_negatives_are_uniform() -> None:
-    counts = np.bincount(uniform_negatives(np.arange(5, 15), 20_000, seeded(0, 1)), minlength=15)
-    assert not counts[:5].any()
-    assert counts[5:].min() > 1800
+def test_streams_walk_through_whole_files(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[str] = []
+    original = Dataset.open
+
+    def opens(self: Dataset, path: str, cache: None = None) -> parquet.ParquetFile:
+        opened.append(path)
+        return original(self, path, cache)
+
+    monkeypatch.setattr(Dataset, "open", opens)
+    ranks = [Loader(dataset, CONFIG, seed=0, rank=rank, world_size=4) for rank in range(4)]
+    opened.clear()
+    for rank in ranks:
+        list(islice(rank.epoch(0), 60))
+    assert set(opened) == set(dataset.files("rows/train"))
+    assert len(opened) <= len(set(opened)) + 3  # each border between two streams may split a file
 
 
-def test_the_reader_returns_canonical_tables(dataset: Dataset) -> None:
-    assert dataset.catalogue().schema == CATALOGUE
-    assert dataset.histories().schema == HISTORIES
-    assert dataset.rows("valid").schema == ROWS
-    assert dataset.num_items == len(dataset.catalogue()) == 60
-    groups = [dataset.read_row_group(group) for group in dataset.row_groups("train")]
-    assert pa.concat_tables(groups).combine_chunks() == dataset.rows("train")
-    assert dataset.stats().counts_between(np.arange(60), np.array([0]), np.array([dataset.cutoffs.end])).sum() > 1000
+def test_negatives_are_items_that_training_may_know(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Dataset, "trained_items", lambda _: np.array([3, 5, 8, 13]))
+    steps = islice(Loader(dataset, CONFIG, seed=0).epoch(0), 30)
+    assert {int(item) for step in steps for batch in step.batches for item in batch.negatives_K} == {3, 5, 8, 13}
 
 
-def test_nothing_published_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="nothing is published"):
-        Dataset(str(tmp_path))
+def test_nothing_to_draw_from_is_refused(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Dataset, "trained_items", lambda _: np.zeros(0, np.int64))
+    with pytest.raises(ValueError, match="nothing to train on"):
+        Loader(dataset, CONFIG, seed=0)
+
+
+def test_profiles_are_distinct_and_the_same_for_every_rank(dataset: Dataset) -> None:
+    ranks = [Loader(dataset, CONFIG, seed=0, rank=rank, world_size=2) for rank in range(2)]
+    first, second = (rank.some_profiles(20) for rank in ranks)
+    assert first == second
+    assert len(set(first)) == 20
+    known = {text for text in dataset.rows("train")["profile"].to_pylist() if text}
+    assert set(first) <= known
+    assert set(ranks[0].some_profiles(10_000)) == known
+
+
+def test_the_state_is_small_and_ranks_must_stand_together(dataset: Dataset) -> None:
+    ranks = [Loader(dataset, CONFIG, seed=0, rank=rank, world_size=2) for rank in range(2)]
+    assert merged([rank.state_dict() for rank in ranks])["streams"] == {str(stream): [0, 0] for stream in range(4)}
+    next(ranks[0].epoch(0))
+    assert ranks[0].state_dict()["step"] == 1
+    assert set(ranks[0].state_dict()["streams"]) == {"0", "2"}
+    with pytest.raises(AssertionError, match="ranks stand apart"):
+        merged([rank.state_dict() for rank in ranks])
+
+
+def test_a_step_whose_place_is_not_known_is_not_guessed(dataset: Dataset) -> None:
+    with pytest.raises(AssertionError, match="no state of that step"):
+        Loader(dataset, CONFIG, seed=0).epoch(0, 5)
+
+
+def test_windows_are_made_ahead_in_a_thread(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    made_by: list[str] = []
+    made: list[threading.Event] = [threading.Event() for _ in range(3)]
+    original = module.Window
+
+    class Watched(original):  # type: ignore[misc, valid-type]
+        def __init__(self, *arguments: object) -> None:
+            super().__init__(*arguments)
+            made[len(made_by)].set()
+            made_by.append(threading.current_thread().name)
+
+    monkeypatch.setattr(module, "Window", Watched)
+    steps = Loader(dataset, LoaderConfig(streams=1, shuffle_window=200), seed=0).epoch(0)
+    assert threads() == []
+    next(steps)
+    assert made[1].wait(timeout=10)  # before anybody asked for its first row
+    assert not made[2].is_set()
+    assert all(name.startswith("rayrec-loader") for name in made_by)
+    assert threads()
+
+
+def test_the_thread_ends_with_the_iterator(dataset: Dataset) -> None:
+    steps = Loader(dataset, CONFIG, seed=0).epoch(0)
+    next(steps)
+    assert threads()
+    steps.close()  # type: ignore[attr-defined]
+    assert threads() == []
+    for _ in Loader(dataset, CONFIG, seed=0).epoch(0):
+        break
+    assert threads() == []
+
+
+def test_an_error_of_the_thread_comes_out_where_steps_are_asked_for(
+    dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = [step.batches[0].items_BL.tolist() for step in islice(Loader(dataset, CONFIG, seed=0).epoch(0), 60)]
+    reads = 0
+    original = parquet.ParquetFile.read_row_groups
+
+    def torn_disk(self: parquet.ParquetFile, *arguments: object, **options: object) -> object:
+        nonlocal reads
+        reads += 1
+        if reads > 8:
+            raise OSError("the disk is torn")
+        return original(self, *arguments, **options)
+
+    monkeypatch.setattr(parquet.ParquetFile, "read_row_groups", torn_disk)
+    steps, seen = Loader(dataset, CONFIG, seed=0).epoch(0), list[object]()
+    with pytest.raises(OSError, match="the disk is torn") as caught:
+        seen.extend(step.batches[0].items_BL.tolist() for step in steps)
+    assert "torn_disk" in [frame.name for frame in traceback.extract_tb(caught.value.__traceback__)]
+    assert seen == whole[: len(seen)]
+    assert seen
+    del steps, caught
+    assert threads() == []

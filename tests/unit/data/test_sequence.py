@@ -1,3 +1,4 @@
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -5,43 +6,25 @@ import pyarrow as pa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rayrec.data.sequence import HELD_OUT_TEST, HELD_OUT_VALID, KEPT, Plan, build
-from rayrec.data.split import CutOffs
+from rayrec.data.plan import Plan
+from rayrec.data.sequence import build
+from rayrec.data.split import HELD_OUT_TEST, HELD_OUT_VALID, CutOffs
 from rayrec.item_stats import DAY_MS
-from rayrec.profiles import LikeRule, categories_of, profile_texts
-from rayrec.schema import DISLIKED, HISTORIES, ITEM_STATS, LIKED, ROWS
+from rayrec.profiles import profile_texts
+from rayrec.schema import DISLIKED, HISTORIES, ITEM_STATS, LIKED, ROWS, USERS
+from rayrec.terms import review_terms, terms_of
+from tests.events import NOBODY, NUM_ITEMS, log, tiny_plan
 
-NUM_ITEMS = 30
-CATALOGUE = pa.table({"categories": pa.array([[f"genre {item % 4}"] for item in range(NUM_ITEMS)])})
-USERS = pa.table({"user_id": ["b", "a"], "text": ["a baker", None]})
-
-
-def plan(length: int = 4, held_out: dict[int, int] | None = None, cutoffs: CutOffs | None = None) -> Plan:
-    held_out_N = np.full(NUM_ITEMS, KEPT, np.int8)
-    for item, code in (held_out or {}).items():
-        held_out_N[item] = code
-    return Plan(
-        held_out_N, categories_of(CATALOGUE), USERS, LikeRule(), cutoffs or CutOffs(1000, 2000, 3000), length, 5
-    )
+PEOPLE = pa.table({"user_id": ["b", "a", "nobody"], "text": ["a baker", None, "a ghost"]}, schema=USERS)
 
 
-def log(*events: tuple[str, int, int, float | None]) -> pa.Table:
-    users, items, times, ratings = zip(*events, strict=True)
-    return pa.table(
-        {
-            "user_id": pa.array(users, pa.string()),
-            "item": pa.array(items, pa.int32()),
-            "timestamp": pa.array(times, pa.int64()),
-            "rating": pa.array(ratings, pa.float32()),
-            "event": pa.nulls(len(users), pa.string()),
-        }
-    )
+def plan(length: int = 4, held_out: dict[int, int] | None = None) -> Plan:
+    return tiny_plan(CutOffs(1000, 2000, 3000), held_out, history_length=length, max_history=5)
 
 
 def test_one_short_user_gives_one_train_row_of_targets_only_and_the_windows() -> None:
-    built = build(
-        log(*(("b", item, 100 + item, 5.0) for item in range(3)), ("b", 7, 1500, 2.0), ("b", 8, 2500, 4.0)), plan()
-    )
+    events = [("b", item, 100 + item, 5.0) for item in range(3)]
+    built = build(log(*events, ("b", 7, 1500, 2.0), ("b", 8, 2500, 4.0)), plan(), PEOPLE)
     (train,), (valid,), (test,) = (built.tables[f"rows/{split}"].to_pylist() for split in ("train", "valid", "test"))
     assert train == {
         **{"user_id": "b", "as_of": 100, "items": [0, 1, 2], "likes": [LIKED] * 3, "first_target": 0},
@@ -62,7 +45,7 @@ def test_one_short_user_gives_one_train_row_of_targets_only_and_the_windows() ->
 
 
 def test_a_long_history_is_cut_into_overlapping_rows() -> None:
-    built = build(log(*(("a", item, 100 + item, 5.0) for item in range(10))), plan(length=4))
+    built = build(log(*(("a", item, 100 + item, 5.0) for item in range(10))), plan(length=4), PEOPLE)
     rows = built.tables["rows/train"].to_pylist()
     assert [(row["items"], row["first_target"], row["as_of"]) for row in rows] == [
         ([0, 1, 2, 3, 4], 0, 100),
@@ -73,7 +56,7 @@ def test_a_long_history_is_cut_into_overlapping_rows() -> None:
 
 def test_equal_times_at_a_border_move_it_back() -> None:
     times = [100, 101, 102, 103, 104, 104, 105]
-    built = build(log(*(("a", item, time, 5.0) for item, time in enumerate(times))), plan(length=4))
+    built = build(log(*(("a", item, time, 5.0) for item, time in enumerate(times))), plan(length=4), PEOPLE)
     rows = built.tables["rows/train"].to_pylist()
     assert [(row["items"], row["first_target"], row["as_of"]) for row in rows] == [
         ([0, 1, 2, 3], 0, 100),
@@ -83,7 +66,7 @@ def test_equal_times_at_a_border_move_it_back() -> None:
 
 def test_too_many_equal_times_end_the_context_before_them() -> None:
     times = [100, 101, *[102] * 8]
-    built = build(log(*(("a", item, time, 5.0) for item, time in enumerate(times))), plan(length=4))
+    built = build(log(*(("a", item, time, 5.0) for item, time in enumerate(times))), plan(length=4), PEOPLE)
     rows = built.tables["rows/train"].to_pylist()
     assert [(row["items"], row["first_target"], row["as_of"]) for row in rows] == [
         ([0, 1, 2, 3, 4], 0, 100),
@@ -96,7 +79,7 @@ def test_held_out_items_are_targets_of_their_own_ranking_only() -> None:
     held_out = {1: HELD_OUT_VALID, 2: HELD_OUT_TEST, 3: HELD_OUT_VALID, 4: HELD_OUT_TEST}
     past = [("a", 0, 10, 5.0), ("a", 1, 11, 5.0), ("a", 2, 12, 5.0)]
     window = [("a", 3, 1001, 5.0), ("a", 4, 1002, 5.0), ("a", 5, 1003, 5.0), ("a", 6, 2001, 5.0)]
-    built = build(log(*past, *window, ("a", 2, 2002, 5.0)), plan(held_out=held_out))
+    built = build(log(*past, *window, ("a", 2, 2002, 5.0)), plan(held_out=held_out), PEOPLE)
     (train,), (valid,), (test,) = (built.tables[f"rows/{split}"].to_pylist() for split in ("train", "valid", "test"))
     assert train["items"] == [0]
     assert (valid["items"], valid["first_target"], valid["seen"]) == ([0, 3, 5], 1, [0, 1, 2])
@@ -106,7 +89,7 @@ def test_held_out_items_are_targets_of_their_own_ranking_only() -> None:
 
 
 def test_a_user_who_begins_in_the_window_has_an_empty_context() -> None:
-    built = build(log(("b", 3, 2500, 5.0), ("b", 3, 2600, 1.0), ("b", 4, 2700, None)), plan())
+    built = build(log(("b", 3, 2500, 5.0), ("b", 3, 2600, 1.0), ("b", 4, 2700, None)), plan(), PEOPLE)
     (test,) = built.tables["rows/test"].to_pylist()
     assert (test["items"], test["first_target"], test["seen"]) == ([3, 4], 0, [])
     assert test["profile"] == "a baker"
@@ -116,13 +99,14 @@ def test_a_user_who_begins_in_the_window_has_an_empty_context() -> None:
 
 def test_exact_repeats_are_dropped_whatever_their_order() -> None:
     repeats = [("a", 1, 10, 5.0), ("a", 1, 10, 1.0), ("a", 1, 10, None), ("a", 2, 11, 5.0)]
-    first, second = (build(log(*events), plan()) for events in (repeats, repeats[::-1]))
-    assert first.repeats == second.repeats == 2
+    first, second = (build(log(*events), plan(), PEOPLE) for events in (repeats, repeats[::-1]))
+    assert first.filtered == second.filtered
+    assert (first.kept, first.filtered["exact repeat"]) == (2, 2)
     assert first.tables == second.tables
 
 
 def test_item_day_counts_add_up() -> None:
-    built = build(log(("a", 1, 5, 5.0), ("b", 1, 6, 1.0), ("a", 1, DAY_MS + 5, 4.0), ("b", 2, 7, None)), plan())
+    built = build(log(("a", 1, 5, 5.0), ("b", 1, 6, 1.0), ("a", 1, DAY_MS + 5, 4.0), ("b", 2, 7, None)), plan(), PEOPLE)
     assert built.stats.schema == ITEM_STATS
     assert {tuple(row.values()) for row in built.stats.to_pylist()} == {(1, 0, 2, 1), (1, 1, 1, 1), (2, 0, 1, 0)}
 
@@ -150,7 +134,7 @@ def test_every_training_event_is_a_target_once_and_all_else_lies_before_it(
 ) -> None:
     held_out = {0: HELD_OUT_TEST, 1: HELD_OUT_VALID}
     facts = plan(length, held_out)
-    built = build(log(*events), facts)
+    built = build(log(*events), facts, PEOPLE)
     rows = built.tables["rows/train"].to_pylist()
     for user in "abcd":
         kept = [(t, i) for t, i in _events_of(user, events) if i not in held_out and t < facts.cutoffs.valid]
@@ -173,8 +157,8 @@ def test_every_training_event_is_a_target_once_and_all_else_lies_before_it(
 def test_evaluation_rows_agree_with_a_plain_loop(events: list[tuple[str, int, int, float | None]], length: int) -> None:
     held_out = {0: HELD_OUT_TEST, 1: HELD_OUT_VALID}
     facts = plan(length, held_out)
-    built = build(log(*events), facts)
-    assert len({event[:3] for event in events}) + built.repeats == len(events)
+    built = build(log(*events), facts, PEOPLE)
+    assert built.kept == len({event[:3] for event in events}) == len(events) - built.filtered["exact repeat"]
     for split, begin, end in (("valid", 1000, 2000), ("test", 2000, 3000)):
         expected = {}
         for user in "abcd":
@@ -193,9 +177,35 @@ def test_evaluation_rows_agree_with_a_plain_loop(events: list[tuple[str, int, in
 def test_profiles_tell_of_the_last_events_before_as_of() -> None:
     ratings = [5.0, 1.0, 5.0, 5.0, 1.0, 5.0, 5.0, 1.0]
     facts = plan(length=3)
-    built = build(log(*(("b", item, 100 + item, rating) for item, rating in enumerate(ratings))), facts)
+    built = build(log(*(("b", item, 100 + item, rating) for item, rating in enumerate(ratings))), facts, PEOPLE)
     likes = np.array([LIKED if rating > 3 else DISLIKED for rating in ratings], np.int8)
     for row in built.tables["rows/train"].to_pylist():
         known = np.flatnonzero(np.arange(len(ratings)) + 100 < row["as_of"])[-3:]
-        (text,) = profile_texts(known, likes[known], np.array([0, len(known)]), ["a baker"], facts.categories)
+        (text,) = profile_texts(known, likes[known], np.array([0, len(known)]), ["a baker"], facts.terms)
         assert row["profile"] == text
+
+
+def test_no_event_gives_empty_tables() -> None:
+    built = build(log(), plan(), NOBODY)
+    assert [table.schema for table in built.tables.values()] == [HISTORIES, ROWS, ROWS, ROWS]
+    assert not any(map(len, (*built.tables.values(), built.stats)))
+    assert (built.users, built.kept) == (0, 0)
+
+
+def test_a_review_tells_of_later_rows_only() -> None:
+    words = ["velvet", "rusty"] + [""] * (NUM_ITEMS - 2)
+    catalogue = pa.table(
+        {
+            "categories": pa.array([[]] * NUM_ITEMS, pa.list_(pa.string())),
+            "terms": pa.array([[word] if word else [] for word in words], pa.list_(pa.string())),
+            "term_weights": pa.array([[1.0] if word else [] for word in words], pa.list_(pa.float32())),
+        }
+    )
+    facts = replace(plan(), terms=terms_of(catalogue))
+    events = log(("a", 7, 2500, 5.0), ("a", 5, 100, 5.0), ("a", 6, 1500, 5.0))
+    reviews = pa.array(["velvet rusty", "all velvet", "a RUSTY thing of the nowhere"])
+    built = build(events.append_column("terms", review_terms(reviews, facts.terms)), facts, NOBODY)
+    (train,), (valid,), (test,) = (built.tables[f"rows/{split}"].to_pylist() for split in ("train", "valid", "test"))
+    told = [[word for word in ("velvet", "rusty") if word in row["profile"]] for row in (train, valid, test)]
+    assert told == [[], ["velvet"], ["velvet", "rusty"]]
+    assert "nowhere" not in test["profile"]

@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from rayrec.profiles import Categories, LikeRule, categories_of
+from rayrec.privacy import Privacy
+from rayrec.profiles import LikeRule
 from rayrec.schema import DISLIKED, ITEMS, Batch
+from rayrec.terms import Terms, terms_of
 from rayrec.text import item_texts
 
 END_OF_LOGS = 1_000_000
@@ -32,12 +34,14 @@ class WordRanker:
     def __init__(self, texts: Sequence[str]) -> None:
         self.texts = list(texts)
         self.calls = 0
+        self.encoded: list[str] = []
 
     def score_and_like(
         self, batch: Batch, items: np.ndarray | None = None, new_texts: Sequence[str] = ()
     ) -> tuple[np.ndarray, np.ndarray]:
         """Scores, and the scores less one as log-odds."""
         self.calls += 1
+        self.encoded = list(new_texts)
         chosen = self.texts if items is None else [self.texts[item] for item in items]
         scores_BC = np.zeros((len(batch.profiles), len(chosen) + len(new_texts)), np.float32)
         for row, profile in enumerate(batch.profiles):
@@ -58,23 +62,25 @@ class FilmBundle:
 
     ranker: WordRanker
     items: pa.Table
-    categories: Categories
+    terms: Terms
     rule: LikeRule
     history_length: int
     as_of: int
+    privacy: Privacy
     manifest: Mapping[str, Any]
 
 
-def film_bundle(history_length: int = 3) -> FilmBundle:
-    """The six films."""
+def film_bundle(history_length: int = 3, redact: bool = False) -> FilmBundle:
+    """The six films, of logs that were redacted or not."""
     rows = [{"item_id": name, "title": title, "categories": labels} for name, title, labels in FILMS]
     items = pa.Table.from_pylist(rows, schema=ITEMS)
     return FilmBundle(
         ranker=WordRanker(item_texts(items)),
         items=items,
-        categories=categories_of(items),
+        terms=terms_of(items),
         rule=LikeRule(),
         history_length=history_length,
         as_of=END_OF_LOGS,
+        privacy=Privacy(None, redact, ("US",)),
         manifest={"fingerprint": "ab12", "stage": "tuned"},
     )

@@ -110,6 +110,31 @@ def check_refused(http: TestClient, path: str, body: dict[str, Any], field: list
     assert answer.json()["detail"][0]["msg"]
 
 
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/recommend", '{"profile": ["ann@example.com"]}'),
+        ("/v1/recommend", '{"profile": "ann@example.com, whose address is too long"}'),
+        ("/v1/recommend", '{"profile": "x", "ann@example.com": 1}'),
+        ("/v1/recommend", '{"history": [{"item_id": "x", "rating": "ann@example.com"}]}'),
+        ("/v1/recommend", '{"profile": "ann@example.com'),
+        ("/v1/recommend", '"ann@example.com"'),
+        ("/v1/recommend", "ann@example.com"),
+        ("/v1/rank", '{"user": {"profile": "x"}, "candidates": [{"item_id": "ann@example.com"}]}'),
+    ],
+)
+def test_a_refusal_repeats_nothing_of_the_texts(http: TestClient, path: str, body: str):
+    answer = http.post(path, content=body, headers={"Content-Type": "application/json"})
+    assert answer.status_code == 422
+    assert answer.json()["detail"][0]["msg"]
+    assert "example.com" not in answer.text
+
+
+def test_a_mistyped_field_is_named(http: TestClient):
+    answer = http.post("/v1/recommend", json={"profile": "x", "profil": "y", "my key": 1})
+    assert [problem["loc"] for problem in answer.json()["detail"]] == [["body", "profil"], ["body", "(a key)"]]
+
+
 def test_a_body_that_is_no_json_is_refused(http: TestClient):
     answer = http.post("/v1/recommend", content=b"{", headers={"Content-Type": "application/json"})
     assert answer.status_code == 422

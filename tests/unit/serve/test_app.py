@@ -5,14 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from rayrec import storage
+from rayrec import privacy, storage
+from rayrec.privacy import Privacy
 from rayrec.serve.app import deploy
 from rayrec.serve.config import ServeConfig
 
 
 @pytest.fixture
 def bundle(tmp_path: Path) -> str:
-    return storage.publish(str(tmp_path), "bundle", {})
+    return storage.publish(str(tmp_path), "bundle", {}, privacy=Privacy(None, False, ()).about())
 
 
 def test_deploy_needs_a_bundle(tmp_path: Path):
@@ -34,3 +35,11 @@ def test_deploy_refuses_a_port_in_use(bundle: str):
         port = listener.getsockname()[1]
         with pytest.raises(ValueError, match=rf"cannot listen on 127\.0\.0\.1:{port} .*serve\.port to a free port"):
             deploy(bundle, ServeConfig(port=port))
+
+
+def test_deploy_needs_what_redacts_requests_as_the_logs_were(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    uri = storage.publish(str(tmp_path), "bundle", {}, privacy=Privacy(None, True, ("US",)).about())
+    privacy._require_libraries.cache_clear()
+    monkeypatch.setattr(privacy, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"pip install 'rayrec\[privacy\]'"):
+        deploy(uri, ServeConfig())

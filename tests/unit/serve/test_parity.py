@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from rayrec.profiles import categories_of
 from rayrec.schema import batch_of_rows
 from rayrec.serve.ranker import RequestRanker
+from rayrec.terms import terms_of
 from tests.serving import users_at
 from tests.synthetic import generate, published
 from tests.unit.serve.catalogue import film_bundle
@@ -20,7 +20,7 @@ def test_raw_events_become_the_rows_that_evaluation_scores(tmp_path: Path):
     bundle = replace(
         film_bundle(),
         items=catalogue,
-        categories=categories_of(catalogue),
+        terms=terms_of(catalogue),
         rule=data.rule,
         history_length=data.history_length,
         as_of=data.cutoffs.end,

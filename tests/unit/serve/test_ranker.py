@@ -4,10 +4,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rayrec.profiles import categories_of, profile_texts
+from rayrec.profiles import profile_texts
 from rayrec.schema import DISLIKED, LIKED, UNKNOWN, batch_of_rows
 from rayrec.serve.ranker import BadRequestError, RequestRanker, top_k
 from rayrec.serve.requests import Candidate, Event, RankRequest, RecommendRequest, User
+from rayrec.terms import terms_of
 from tests.unit.serve.catalogue import END_OF_LOGS, film_bundle
 
 
@@ -30,7 +31,7 @@ def test_a_request_becomes_the_row_that_prepare_would_make():
                 "items": [items],
                 "likes": [likes],
                 "first_target": [3],
-                "profile": profile_texts(items, likes, np.array([0, 3]), ["A Pilot"], categories_of(bundle.items)),
+                "profile": profile_texts(items, likes, np.array([0, 3]), ["A Pilot"], terms_of(bundle.items)),
             }
         )
     )
@@ -146,9 +147,33 @@ def test_a_candidate_without_title_that_the_bundle_does_not_know_is_refused():
     request = RankRequest(
         user=User(profile="x"), candidates=[Candidate(item_id="love1"), Candidate(item_id="gone", text="words")]
     )
-    with pytest.raises(BadRequestError, match="no item 'gone'; give its title") as error:
+    with pytest.raises(BadRequestError, match="no item of that id; give its title") as error:
         ranker.rank(request)
     assert error.value.location == ("candidates", 1, "item_id")
+    assert "gone" not in str(error.value)
+
+
+@pytest.mark.parametrize("redact", [False, True])
+def test_texts_are_redacted_before_anything_sees_them_if_those_of_the_logs_were(redact: bool):
+    ranker = RequestRanker(film_bundle(redact=redact))
+    user = User(history=rated(("space1", 10, 5)), profile="Write to ann@example.com")
+    profiles = ranker.contexts([user, User(profile="space")], [None, None]).batch.profiles
+    assert profiles == (f"likes space, adventure. write to {'[email]' if redact else 'ann@example.com'}", "space")
+    candidate = Candidate(
+        title="Call 212-555-0123",
+        text="or ann@example.com",
+        categories=["Space", "10.0.0.99"],
+        attributes=["SSN 123-45-6789"],
+    )
+    answer = ranker.rank(
+        RankRequest(user=user, candidates=[Candidate(item_id="space2"), candidate, Candidate(title="Plain")])
+    )
+    [encoded, plain] = ranker.bundle.ranker.encoded
+    expected = "Call [phone]. space, [ip]. SSN [id]. or [email]"
+    raw = "Call 212-555-0123. space, 10.0.0.99. SSN 123-45-6789. or ann@example.com"
+    assert (encoded, plain) == (expected if redact else raw, "Plain")
+    titles = {item.candidate: item.title for item in answer.items}
+    assert titles == {0: "Moon Station", 1: "Call [phone]" if redact else "Call 212-555-0123", 2: "Plain"}
 
 
 @given(st.lists(st.sampled_from([-np.inf, 0.0, 1.0, 2.0, 3.0]), min_size=1, max_size=12), st.integers(1, 15))

@@ -26,7 +26,7 @@ def states(encoder: tuple[LowerLayers, TopLayers], data: Dataset) -> CatalogueSt
 
 @pytest.fixture(scope="module")
 def batches(data: Dataset) -> list[Batch]:
-    steps = Loader(data, LoaderConfig(slots_per_batch=200, num_negatives=16), seed=0).epoch(0, rank=0, world_size=1)
+    steps = Loader(data, LoaderConfig(slots_per_batch=200, num_negatives=16), seed=0).epoch(0)
     return [batch for step, _ in zip(steps, range(4), strict=False) for batch in step.batches]
 
 

@@ -46,7 +46,7 @@ def worker(alone: None, data: Dataset, language_model: str, tmp_path_factory: py
 def micro_batches(worker: Worker, data: Dataset, model: Recommender) -> list[ModelInput]:
     profiles = pooled_profiles(model.top.pool, worker.profile_states)
     collate = Collate(worker.stats, worker.anchor_NH, profiles, pooled_NH=worker.anchor_NH, catalogue=worker.catalogue)
-    step = next(iter(Loader(data, LoaderConfig(streams=2, slots_per_batch=200), seed=0).epoch(0, rank=0, world_size=1)))
+    step = next(iter(Loader(data, LoaderConfig(streams=2, slots_per_batch=200), seed=0).epoch(0)))
     return [collate(batch) for batch in step.batches]
 
 

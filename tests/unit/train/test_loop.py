@@ -51,7 +51,7 @@ class Script:
         number = first
         while True:
             batch = SimpleNamespace(targets=number < EPOCH)
-            yield Step(number, (batch,), number >= EPOCH)  # type: ignore[arg-type]
+            yield Step(number, (batch,))  # type: ignore[arg-type]
             number += 1
 
     def _validate(self, weights: Mapping[str, Tensor], step: int) -> float:

@@ -1,0 +1,148 @@
+"""Writes the tables of benchmarks/README.md from results/*.json; tests/unit/test_benchmarks.py compares them.
+
+python benchmarks/table.py
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+README = HERE / "README.md"
+RESULTS = HERE / "results"
+PEERS = ("duckdb", "polars")
+CONTENDERS = ("rayrec", *PEERS, "recbole")
+MEMORY = ("total", "driver", "worker", "workers", "services")
+
+Result = dict[str, Any]
+
+
+def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> list[str]:
+    """The lines of a Markdown table."""
+    head = list(head)
+    return [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows)]
+
+
+def load(folder: Path, pattern: str) -> list[Result]:
+    """Results by size, those without texts last."""
+    results = [json.loads(path.read_text()) for path in folder.glob(pattern)]
+    return sorted(results, key=lambda result: (not result["config"]["texts"], result["config"]["rows"]))
+
+
+def size_of(result: Result) -> str:
+    """30 M, or 100 M, ids only."""
+    return f"{result['config']['rows'] / 1e6:g} M" + ("" if result["config"]["texts"] else ", ids only")
+
+
+def data_tables(folder: Path) -> list[str]:
+    """How fast and with how much memory a dataset is prepared, where the time goes, and on what it was measured.
+
+    Args:
+        folder: of the results.
+    """
+    results = load(folder, "data-*.json")
+    if not results:
+        return []
+    speed, stages, about = [], [], []
+    for result in results:
+        contenders = result["contenders"]
+        rates = [contenders[name]["rows_per_s"] for name in PEERS if "rows_per_s" in contenders.get(name, {})]
+        for name in (name for name in CONTENDERS if name in contenders):
+            entry = contenders[name]
+            speed.append([size_of(result), name, *_speed_cells(entry, max(rates, default=None))])
+            if "stages" in entry:
+                costs = ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in entry["stages"].items())
+                stages.append([size_of(result), name, costs])
+        about.append(f"- {size_of(result)}: {_about(result)}")
+    memory = [f"{name}, MB" for name in ("all", "driver", "largest worker", "workers", "services")]
+    return [
+        *table(["interactions", "by", "s", "rows/s", "of the faster peer", "processor s", *memory], speed),
+        "",
+        *table(["interactions", "by", "seconds by stage"], stages),
+        "",
+        *about,
+    ]
+
+
+def _speed_cells(entry: Result, fastest: float | None) -> list[str]:
+    memory = [f"{entry['peak_mb'][name]:,}" if name in entry["peak_mb"] else "" for name in MEMORY]
+    if "failed" in entry:
+        return [f"{entry['failed']} after {entry['wall_s']:.0f} s", "", "", f"{entry['cpu_s']:.0f}", *memory]
+    share = f"{entry['rows_per_s'] / fastest:.2f}" if fastest else ""
+    return [f"{entry['seconds']:.1f}", f"{entry['rows_per_s']:,}", share, f"{entry['cpu_s']:.0f}", *memory]
+
+
+def _about(result: Result) -> str:
+    versions = {**result["versions"]}
+    for entry in result["contenders"].values():
+        versions |= {name: number for name, number in entry.get("versions", {}).items() if name not in versions}
+    start = result["contenders"].get("rayrec", {}).get("setup_s")
+    machine = result["machine"]
+    return ", ".join(
+        [
+            f"commit {result['commit'][:7]}{' and what was not committed yet' * result['changed_since_commit']}",
+            f"{machine['cores']} cores ({machine['processor']})",
+            f"{machine['memory_gib']} GiB",
+            f"seed {result['seed']}",
+            *([] if start is None else [f"Ray started in {start:.1f} s"]),
+            *(f"{name} {number}" for name, number in versions.items()),
+        ]
+    )
+
+
+def reader_table(folder: Path) -> list[str]:
+    """Rows a second of the reader beside a raw scan.
+
+    Args:
+        folder: of the results.
+    """
+    path = folder / "reader.json"
+    if not path.exists():
+        return []
+    result = json.loads(path.read_text())
+    rows = [
+        [
+            str(entry["processes"]),
+            f"{entry['reader_rows_per_s']:,}",
+            f"{entry['scan_rows_per_s']:,}",
+            f"{entry['ratio']:.2f} ({' to '.join(f'{share:.2f}' for share in entry['ratio_range'])})",
+            f"{entry['start_up_s']:.2f}",
+        ]
+        for entry in result["results"]
+    ]
+    return table(["processes", "reader, rows/s", "raw scan, rows/s", "ratio (range)", "start-up, s"], rows)
+
+
+BLOCKS: dict[str, Callable[[Path], list[str]]] = {"data": data_tables, "reader": reader_table}
+"""What stands between `<!-- NAME -->` and `<!-- end -->` in the README."""
+
+
+def filled(readme: str, folder: Path) -> str:
+    """The README with its tables.
+
+    Args:
+        readme: its text.
+        folder: of the results.
+
+    Raises:
+        ValueError: a block is missing or unknown.
+    """
+    blocks = re.findall(r"<!-- (?!end)(\w+) -->", readme)
+    if sorted(blocks) != sorted(BLOCKS):
+        raise ValueError(f"README.md has blocks {', '.join(blocks)}; expected {', '.join(BLOCKS)}, each once")
+    for name, write in BLOCKS.items():
+        text = "\n".join([f"<!-- {name} -->", *(write(folder) or ["Not measured yet."]), "<!-- end -->"])
+        before, _, rest = readme.partition(f"<!-- {name} -->")
+        readme = before + text + rest.partition("<!-- end -->")[2]
+    return readme
+
+
+def main() -> None:
+    """Rewrites the README's tables."""
+    README.write_text(filled(README.read_text(encoding="utf-8"), RESULTS), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,115 @@
+"""Files found by file, folder or glob on any storage, and opened."""
+
+import contextlib
+import posixpath
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import fsspec
+import pyarrow as pa
+from fsspec.core import has_magic
+
+from rayrec.storage import absolute
+
+COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
+_HIDDEN = (".", "_")
+
+
+def files_at(uri: str, allowed: Sequence[str]) -> list[tuple[str, int]]:
+    """URI and size of every file of a file, folder or glob, by name.
+
+    Raises:
+        ValueError: the scheme is not allowed, nothing is there, or a folder has files of several endings.
+    """
+    filesystem, path = _located(uri, allowed)
+    where = absolute(uri)
+    if filesystem.exists(path):
+        if filesystem.isfile(path):
+            return [(where, int(filesystem.size(path)))]
+        found, base = _below(filesystem, path), where
+        endings = sorted({ending(name) for name in found})
+        if len(endings) > 1:
+            raise ValueError(
+                f"the folder {uri!r} has files that end in {', '.join(map(repr, endings))}; expected one kind: "
+                "narrow it by a glob"
+            )
+    elif has_magic(path):
+        base = where[: _magic(where)].rpartition("/")[0] + "/"
+        pattern, path = path, fsspec.core.url_to_fs(base)[1]
+        found = _matching(filesystem, pattern, path)
+    else:
+        found, base = {}, where
+    if not found:
+        raise ValueError(
+            f"{uri!r} has no file to read (looked for {where}); expected a file, a folder with files or a glob that "
+            "matches some: names that begin with a dot or an underscore do not count"
+        )
+    folder = base if base.endswith("/") else base + "/"
+    return [(folder + name[len(path) :].lstrip("/"), size) for name, size in sorted(found.items())]
+
+
+def _located(uri: str, allowed: Sequence[str]) -> tuple[fsspec.AbstractFileSystem, str]:
+    scheme = uri.partition("://")[0] if "://" in uri else "file"
+    if scheme not in allowed:
+        raise ValueError(
+            f"{uri!r} has the scheme {scheme!r}; data.allowed_schemes has {', '.join(allowed)}: add it there if meant"
+        )
+    return _filesystem(uri)
+
+
+def _filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    try:
+        filesystem, path = fsspec.core.url_to_fs(absolute(uri))
+    except ImportError as error:
+        remedy = "pip install 'rayrec[s3]'" if uri.startswith("s3://") else "pip install the package it names"
+        raise ValueError(f"{uri!r} needs a package that is not installed ({error}); {remedy}") from error
+    return filesystem, path
+
+
+def _below(filesystem: fsspec.AbstractFileSystem, path: str) -> dict[str, int]:
+    """Files below a folder with their sizes."""
+    return {
+        name: int(info["size"])
+        for name, info in filesystem.find(path, detail=True).items()
+        if not _is_hidden(name[len(path) :])
+    }
+
+
+def _matching(filesystem: fsspec.AbstractFileSystem, pattern: str, base: str) -> dict[str, int]:
+    """Files that a glob matches, and those below folders that it matches, with their sizes; `base` has no wildcard."""
+    found: dict[str, int] = {}
+    meant = _is_hidden(pattern[len(base) :])
+    for name, info in filesystem.glob(pattern, detail=True).items():
+        if meant or not _is_hidden(name[len(base) :]):
+            found.update(_below(filesystem, name) if info["type"] == "directory" else {name: int(info["size"])})
+    return found
+
+
+def _is_hidden(path: str) -> bool:
+    return any(part.startswith(_HIDDEN) for part in path.split("/"))
+
+
+def _magic(uri: str) -> int:
+    return min(place for mark in "*?[" if (place := uri.find(mark)) >= 0)
+
+
+def ending(uri: str) -> str:
+    """How a file's name ends, without its compression: `.csv` for `a.csv.gz`."""
+    stem, found = posixpath.splitext(uri)
+    return posixpath.splitext(stem)[1] if found in COMPRESSIONS else found
+
+
+@contextlib.contextmanager
+def opened(uri: str, seekable: bool = False) -> Iterator[Any]:
+    """A file's decompressed stream, or (`seekable`) the file as it is: by its path where it is local."""
+    filesystem, path = _filesystem(uri)
+    if seekable and "file" in filesystem.protocol:
+        yield path
+        return
+    with filesystem.open(path, "rb") as file:
+        codec = COMPRESSIONS.get(posixpath.splitext(uri)[1])
+        if seekable or codec is None:
+            yield file
+            return
+        with pa.CompressedInputStream(pa.PythonFile(file, mode="r"), codec) as stream:
+            yield stream

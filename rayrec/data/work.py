@@ -1,0 +1,231 @@
+"""The work folder of a job: scratch files, and what says which tasks are done, so a killed job redoes only the rest.
+
+A task writes its files first and its done-record last and whole; a record counts only while its files are what it says.
+A file of slices holds one Arrow table a bucket, behind an index, so that whoever wants a bucket reads only its bytes.
+"""
+
+import hashlib
+import io
+import json
+import os
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+from typing import Any, Protocol, TypeVar
+
+import fsspec
+import numpy as np
+import pyarrow as pa
+from pyarrow import parquet
+
+from rayrec.storage import absolute, join, write_bytes
+
+WORK = "_work"
+READS_AT_ONCE = 16
+TRIES, FIRST_WAIT_S = 5, 0.5
+NO_USE = (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, NotADirectoryError)
+"""What trying again does not mend."""
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+Record = dict[str, Any]
+"""What a task tells: JSON values, among them `files` (manifest entries by path below the dataset) and `rows` (read)."""
+
+
+class Run(Protocol):
+    """Runs a picklable function on every task, anywhere and in any order, and yields what it returns."""
+
+    def __call__(self, function: Callable[[Task], Result], tasks: Sequence[Task], title: str) -> Iterator[Result]:
+        """Args:
+        function: of one task; it may be called again for the same task.
+        tasks: picklable.
+        title: what is being done, for a progress bar.
+        """
+        ...
+
+
+def in_process(function: Callable[[Task], Result], tasks: Sequence[Task], title: str) -> Iterator[Result]:
+    """The plainest Run: one task after the other, here."""
+    return map(function, tasks)
+
+
+def retried(action: Callable[[], Result]) -> Result:
+    """What an action that reads or writes returns, tried again a few times where storage fails for a moment."""
+    for attempt in range(1, TRIES):
+        try:
+            return action()
+        except (OSError, ValueError) as error:
+            cause = error.__cause__ if isinstance(error, ValueError) else error  # a refusal may come from storage, too
+            if not isinstance(cause, OSError) or isinstance(cause, NO_USE):
+                raise
+            time.sleep(FIRST_WAIT_S * 2**attempt * random.random())
+    return action()
+
+
+@dataclass(frozen=True)
+class Work:
+    """Where a job works.
+
+    Attributes:
+        uri: of the dataset.
+        folder: of this job's scratch, below `uri`; it names all that determines the result.
+    """
+
+    uri: str
+    folder: str
+
+    def scratch(self, *parts: str) -> str:
+        """The path of a scratch file, below the dataset's URI."""
+        return "/".join([self.folder, *parts])
+
+    def write(self, path: str, data: bytes) -> Record:
+        """Writes a file below the dataset's URI; returns a record of `files`."""
+        return {path: write_bytes(join(self.uri, path), data)}
+
+
+def open_work(uri: str, determined_by: Any) -> Work:
+    """The work folder of a job; those of other jobs are removed.
+
+    Args:
+        uri: of the dataset.
+        determined_by: JSON of all that determines the dataset.
+    """
+    digest = hashlib.sha256(json.dumps(determined_by, sort_keys=True).encode()).hexdigest()[:16]
+    remove(uri, *(f"{WORK}/{name}" for name in _names(join(absolute(uri), WORK)) if name != digest))
+    return Work(absolute(uri), f"{WORK}/{digest}")
+
+
+def _names(uri: str) -> list[str]:
+    """What lies in a folder, by name; nothing where there is none."""
+    filesystem, path = fsspec.core.url_to_fs(uri)
+    filesystem.invalidate_cache()  # other processes write there
+    try:
+        return sorted(found.rstrip("/").rsplit("/", 1)[-1] for found in filesystem.ls(path, detail=False))
+    except FileNotFoundError:
+        return []
+
+
+def remove(uri: str, *folders: str) -> None:
+    """Removes folders below `uri`; one that is not there is passed over."""
+    filesystem, path = fsspec.core.url_to_fs(absolute(uri))
+    for folder in folders:
+        if filesystem.exists(f"{path}/{folder}"):
+            filesystem.rm(f"{path}/{folder}", recursive=True)
+
+
+def phase(
+    work: Work, name: str, function: Callable[[Any], Record], tasks: Mapping[str, Any], run: Run
+) -> Iterator[Record]:
+    """Carries out the tasks that are not done yet and yields every task's record, in no order.
+
+    Args:
+        work: where to.
+        name: of the phase.
+        function: of one task; it returns a record.
+        tasks: by a key that is a file name.
+        run: how.
+    """
+    listed = retried(partial(_names, join(work.uri, work.folder, name, "done")))
+    done = {record.removesuffix(".json") for record in listed}
+    missing = [key for key in tasks if key not in done]
+    recall, carry_out = partial(_recall, work, name), partial(_carry_out, work, name, function)
+    for key, record in run(partial(_tried, recall), [key for key in tasks if key in done], f"{name}: looking"):
+        if record is None:
+            missing.append(key)
+        else:
+            yield record
+    yield from run(partial(_tried, carry_out), [(key, tasks[key]) for key in sorted(missing)], name)
+
+
+def _tried(function: Callable[[Task], Result], task: Task) -> Result:
+    return retried(partial(function, task))
+
+
+def _carry_out(work: Work, name: str, function: Callable[[Any], Record], task: tuple[str, Any]) -> Record:
+    key, subject = task
+    record = function(subject)
+    data = json.dumps(record).encode()
+    filesystem, path = fsspec.core.url_to_fs(join(work.uri, work.folder, name, "done", f"{key}.json"))
+    if "file" in filesystem.protocol:  # an object store shows a whole object or none
+        filesystem.makedirs(path.rpartition("/")[0], exist_ok=True)
+        with open(f"{path}.{os.getpid()}", "wb") as file:
+            file.write(data)
+        os.replace(f"{path}.{os.getpid()}", path)
+    else:
+        filesystem.pipe_file(path, data)
+    return record
+
+
+def _recall(work: Work, name: str, key: str) -> tuple[str, Record | None]:
+    """A task's record, or None where a file of it is missing, torn or altered."""
+    filesystem, root = fsspec.core.url_to_fs(work.uri)
+    try:
+        record: Record = json.loads(filesystem.cat_file(f"{root}/{work.folder}/{name}/done/{key}.json"))
+    except ValueError:
+        return key, None
+    for path, entry in record["files"].items():
+        try:
+            digest = hashlib.sha256(filesystem.cat_file(f"{root}/{path}")).hexdigest()
+        except FileNotFoundError:
+            return key, None
+        if digest != entry["sha256"]:
+            return key, None
+    return key, record
+
+
+def slices_bytes(tables: Sequence[pa.Table]) -> bytes:
+    """One table a bucket: int64 offsets, one more than there are tables, then each as a compressed Arrow stream.
+
+    A bucket without rows takes no byte.
+    """
+    streams = [_stream(table) if len(table) else b"" for table in tables]
+    offsets = 8 * (len(tables) + 1) + np.concatenate([[0], np.cumsum([len(stream) for stream in streams])])
+    return b"".join([offsets.astype("<i8").tobytes(), *streams])
+
+
+def _stream(table: pa.Table) -> Any:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema, options=pa.ipc.IpcWriteOptions(compression="lz4")) as writer:
+        writer.write_table(table)
+    return memoryview(sink.getvalue())
+
+
+def read_slices(work: Work, paths: Sequence[str], bucket: int) -> list[pa.Table]:
+    """The tables of one bucket in some files of slices, in the order of the files; those without rows left out."""
+    filesystem, root = fsspec.core.url_to_fs(work.uri)
+
+    def read(path: str) -> pa.Table | None:
+        index = filesystem.cat_file(f"{root}/{path}", start=8 * bucket, end=8 * bucket + 16)
+        start, end = np.frombuffer(index, "<i8").tolist()
+        if start == end:
+            return None
+        return pa.ipc.open_stream(filesystem.cat_file(f"{root}/{path}", start=start, end=end)).read_all()
+
+    with ThreadPoolExecutor(READS_AT_ONCE) as pool:
+        return [table for table in pool.map(read, paths) if table is not None]
+
+
+def dealt(table: pa.Table, bucket_R: np.ndarray, buckets: int) -> list[pa.Table]:
+    """The rows of each bucket, in the order they had."""
+    order = np.argsort(bucket_R.astype(np.uint16 if buckets <= 1 << 16 else np.int64), kind="stable")
+    borders = np.searchsorted(bucket_R[order], np.arange(buckets + 1))
+    table = table.take(pa.array(order)).combine_chunks()
+    return [table.slice(start, end - start) for start, end in pairwise(borders)]
+
+
+def write_table(uri: str, path: str, table: pa.Table, rows_per_group: int | None = None) -> Record:
+    """Writes a table below `uri` and returns its manifest entry by its path.
+
+    Args:
+        uri: the artifact's directory.
+        path: of the file within it.
+        table: its schema, metadata included, is written as it is.
+        rows_per_group: rows of a Parquet row group; None for Arrow's default.
+    """
+    buffer = io.BytesIO()
+    parquet.write_table(table.combine_chunks(), buffer, row_group_size=rows_per_group, compression="zstd")
+    return {path: write_bytes(join(uri, path), buffer.getvalue())}
