@@ -7,17 +7,19 @@ import json
 import sys
 import tempfile
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import ray
 
 from rayrec import stages, storage
 from rayrec.config import load_config
 from rayrec.data.dataset import Dataset
+from rayrec.data.files import parts_of, read_blocks
 from rayrec.data.sources.listing import SOURCES
+from rayrec.data.sources.logs import LogTable
 from rayrec.models.ranker import load_ranker
 from rayrec.schema import LIKED, batch_of_rows
 from rayrec.serve import app, client
@@ -29,6 +31,7 @@ NEW_FILM = {"title": "The Matrix (1999)", "categories": ["Action", "Sci-Fi", "Th
 SPACE_OPERAS = ["50", "172", "181"]  # Star Wars, The Empire Strikes Back, Return of the Jedi
 KNOWN_FILMS = ["183", "222", "143", "588"]  # Alien, Star Trek: First Contact, The Sound of Music, Beauty and the Beast
 TOLERANCE = 1e-4
+PART_BYTES = 16 << 20
 
 
 def show(title: str, rows: list[dict[str, Any]]) -> None:
@@ -46,6 +49,14 @@ def scored(items: list[dict[str, Any]], **columns: list[str]) -> list[dict[str, 
     return [{**row, **{name: values[n] for name, values in columns.items()}} for n, row in enumerate(shown)]
 
 
+def read_rows(tables: Sequence[LogTable], columns: list[str]) -> Iterator[dict[str, Any]]:
+    """The rows of some tables of the logs as the source gives them: not cleaned, not grouped."""
+    for table in tables:
+        for part in parts_of(table.uris, table.format, PART_BYTES, ("package", "file")):
+            for block in read_blocks(part, PART_BYTES):
+                yield from table.convert(block.rows).select(columns).to_pylist()
+
+
 def raw_events(config: RunConfig, data: Dataset) -> tuple[dict[str, list[dict[str, Any]]], dict[str, str]]:
     """Every user's events before the test cut-off as the log has them, and what the log says of each user.
 
@@ -54,13 +65,11 @@ def raw_events(config: RunConfig, data: Dataset) -> tuple[dict[str, list[dict[st
     logs = SOURCES[config.data.source.kind](config.data.source)
     held_out = {row["item_id"] for row in data.catalogue().to_pylist() if row["held_out"]}
     histories: dict[str, list[dict[str, Any]]] = {}
-    for block in ray.get(logs.interactions.to_arrow_refs()):
-        for row in block.select(["user_id", "item_id", "timestamp", "rating"]).to_pylist():
-            user = row.pop("user_id")
-            if row["timestamp"] < data.cutoffs.test and row["item_id"] not in held_out:
-                histories.setdefault(user, []).append(row)
-    users = logs.users.to_pylist()
-    return histories, {user["user_id"]: user["text"] or "" for user in users}
+    for row in read_rows(logs.interactions, ["user_id", "item_id", "timestamp", "rating"]):
+        user = row.pop("user_id")
+        if row["timestamp"] < data.cutoffs.test and row["item_id"] not in held_out:
+            histories.setdefault(user, []).append(row)
+    return histories, {user["user_id"]: user["text"] or "" for user in read_rows(logs.users, ["user_id", "text"])}
 
 
 def parity(config: RunConfig, url: str, rows: pa.Table, request: dict[str, dict[str, Any]]) -> bool:

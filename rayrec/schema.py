@@ -4,6 +4,7 @@ Dimension letters used in names across the package: B rows of a batch, L positio
 catalogue, K negatives, D vector size, T tokens of a text, U users.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -54,7 +55,7 @@ RAW_IMPRESSIONS = pa.schema(
     ]
 )
 
-# Knowledge graph and friendships; head and tail are ids of items or users, or names, prefixed "item:", "user:", "name:".
+# Knowledge graph and friendships; head and tail are ids of items or users, or names: "item:ID", "user:ID", "name:NAME".
 TRIPLES = pa.schema([("head", pa.string()), ("relation", pa.string()), ("tail", pa.string())])
 
 # impressions/ of a dataset: items are dense indices, unknown ones left out.
@@ -142,7 +143,7 @@ class Batch:
     first_target_B: np.ndarray
     as_of_B: np.ndarray
     profiles: tuple[str, ...]
-    row_ids: tuple[str, ...]
+    row_ids: Sequence[str]
     negatives_K: np.ndarray
 
     @property

@@ -56,7 +56,6 @@ class DataConfig(Frozen):
     history_length: int = Field(50, ge=1)
     max_history: int = Field(1000, ge=1)
     buckets: int | None = Field(None, ge=1)
-    rows_per_group: int = Field(64, ge=1)
     part_mb: int = Field(128, ge=1)
     allowed_schemes: tuple[str, ...] = ("file", "s3", "gs", "abfs", "hdfs", "memory", "package")
 

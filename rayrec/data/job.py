@@ -151,7 +151,7 @@ def rows_guess(part: Part) -> int:
 def write_users(job: Job, plan: Plan, paths: dict[str, list[str]], buckets: int) -> Record:
     """Writes histories/, rows/ and item_stats/; returns the sum of the buckets' records."""
     ranges = -(-buckets // BUCKETS_PER_RANGE)
-    write = partial(shards.write_bucket, job.work, plan, job.config.rows_per_group, ranges, paths)
+    write = partial(shards.write_bucket, job.work, plan, ranges, paths)
     reduced = job.total("users-written", write, range(buckets))
     job.total("item-stats", partial(shards.write_item_stats, job.work, buckets), range(ranges))
     return reduced

@@ -25,6 +25,13 @@ EVENTS = pa.schema(
 )
 """What build() takes; `terms` beside it where there are reviews."""
 
+GROUPS_PER_FILE, LEAST_ROWS, MOST_ROWS = 32, 16, 1024
+
+
+def rows_per_group(rows: int) -> int:
+    """Of a file of so many: enough groups to deal to streams where rows are few, large ones where they are many."""
+    return min(max(rows // GROUPS_PER_FILE, LEAST_ROWS), MOST_ROWS)
+
 
 def _gathered(tables: list[pa.Table], schema: pa.Schema) -> pa.Table:
     """Slices as one table of plain columns, in their order; a column that only some have is null in the others."""
@@ -56,7 +63,6 @@ def bucket_users(work: Work, paths: Sequence[str], bucket: int) -> pa.Table:
 def write_bucket(
     work: Work,
     plan: Plan,
-    rows_per_group: int,
     ranges: int,
     paths: Mapping[str, Sequence[str]],
     bucket: int,
@@ -66,7 +72,6 @@ def write_bucket(
     Args:
         work: where.
         plan: what rows depend on besides the events.
-        rows_per_group: training and evaluation rows of a Parquet row group.
         ranges: into how many the item statistics are dealt.
         paths: files of slices of `interactions` and `users`, in the order of the logs.
         bucket: which.
@@ -83,7 +88,7 @@ def write_bucket(
     files = work.write(_stats_path(work, bucket), slices_bytes(_by_range(built.stats, len(plan.held_out_N), ranges)))
     for folder, table in built.tables.items():
         if len(table):
-            size = rows_per_group if folder.startswith("rows/") else None
+            size = rows_per_group(len(table)) if folder.startswith("rows/") else None
             files |= write_table(work.uri, f"{folder}/part-{bucket:05d}.parquet", table, size)
     return {
         "rows": len(events),

@@ -17,7 +17,7 @@ from tests import tiny
 from tests.synthetic import generate, published
 from tests.workers import Run, settings, work
 
-STEPS, CHECKPOINT_AT = 7, 3
+STEPS, CHECKPOINT_AT = 7, 1
 ZERO_STAGES, RESUMED = (0, 1, 2, 3), (2, 3)
 ALL = StageConfig(
     name="all",
