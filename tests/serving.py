@@ -18,6 +18,6 @@ def users_at(logs: SyntheticLogs, data: Dataset, user_ids: list[str]) -> list[Us
     events: dict[str, list[Event]] = {user_id: [] for user_id in user_ids}
     for row in logs.interactions.to_pylist()[::-1]:
         if row["user_id"] in events and row["item_id"] not in hidden:
-            timestamp = 1000 * row["timestamp"]
-            events[row["user_id"]].append(Event(item_id=row["item_id"], timestamp=timestamp, rating=row["rating"]))
+            said = {name: row[name] for name in ("item_id", "rating", "review") if name in row}
+            events[row["user_id"]].append(Event(timestamp=1000 * row["timestamp"], **said))
     return [User(history=events[user_id], profile=about[user_id] or "") for user_id in user_ids]

@@ -198,7 +198,13 @@ def write(logs: SyntheticLogs, folder: Path) -> ColumnsSource:
         interactions=str(folder / "interactions.parquet"),
         items=str(folder / "items.parquet"),
         users=str(folder / "users.parquet"),
-        columns=Columns(rating="rating", text="text", categories="format", user_text="about"),
+        columns=Columns(
+            rating="rating",
+            text="text",
+            categories="format",
+            user_text="about",
+            review="review" if "review" in logs.interactions.column_names else None,
+        ),
     )
 
 

@@ -17,10 +17,12 @@ from rayrec.models.encoder import LowerLayers, TextCache, load_encoder
 from rayrec.models.heads import like_share
 from rayrec.models.recommender import Recommender, known_or_guess, load_trained_state, trained_state
 from rayrec.schema import Batch
-from rayrec.storage import join, read_bytes, verify
+from rayrec.storage import join, read_bytes, read_json, verify
 
 NEW_ITEM = np.array([[0.0, 0.0, 1.0, 0.0]], np.float32)
 """FEATURES of an item that nobody has met."""
+OF_ITEMS = ("fusion.ids.weight", "fusion.known_N")
+"""Tensors with a row an item."""
 
 
 class Ranker:
@@ -155,6 +157,28 @@ def load_weights(directory: str, model: Recommender) -> None:
     """
     verify(directory, "weights")
     load_trained_state(model, load(read_bytes(join(directory, "model.safetensors"))))
+
+
+def load_other_weights(directory: str, model: Recommender) -> None:
+    """Fills a text model with what was learnt on another catalogue: everything but its items' own vectors.
+
+    Raises:
+        ValueError: the directory is not published, was altered, is an ID-only control, or does not fit the model.
+    """
+    verify(directory, "weights")
+    about = read_json(join(directory, "config.json"))
+    for name, wanted, seen in (
+        ("use_text", True, about["use_text"]),
+        ("model.language_model", model.config.language_model, about["model"]["language_model"]),
+    ):
+        if seen != wanted:
+            raise ValueError(
+                f"train.start_from={directory} was trained with {name}={seen}; expected {wanted}: name a text stage of "
+                "the same language model"
+            )
+    state = load(read_bytes(join(directory, "model.safetensors")))
+    own = {name: value for name, value in model.state_dict().items() if name in OF_ITEMS}
+    load_trained_state(model, {**state, **own})
 
 
 def load_ranker(weights: str, stats: ItemStats, language_model: str | None = None) -> Ranker:

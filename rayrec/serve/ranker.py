@@ -21,7 +21,20 @@ from rayrec.serve.requests import (
     RecommendRequest,
     User,
 )
+from rayrec.terms import review_terms
 from rayrec.text import item_texts
+
+EVENTS = pa.schema(
+    [
+        ("user_id", pa.string()),
+        ("item", pa.int32()),
+        ("timestamp", pa.int64()),
+        ("rating", pa.float32()),
+        ("event", pa.string()),
+        ("review", pa.string()),
+    ]
+)
+"""Of requests; what profiles.histories() takes, and reviews."""
 
 
 class BadRequestError(ValueError):
@@ -109,7 +122,14 @@ class RequestRanker:
                 "items": pa.ListArray.from_arrays(lists, pa.array(items)),
                 "likes": pa.ListArray.from_arrays(lists, pa.array(likes)),
                 "first_target": pa.array(lengths, pa.int32()),
-                "profile": profile_texts(items, likes, offsets, sentences, self.bundle.terms),
+                "profile": profile_texts(
+                    items,
+                    likes,
+                    offsets,
+                    sentences,
+                    self.bundle.terms,
+                    None if past.terms is None else past.terms.take(pa.array(kept)),
+                ),
             }
         )
         return Contexts(batch_of_rows(rows), seen, unknown)
@@ -121,7 +141,7 @@ class RequestRanker:
 
     def _events(self, users: Sequence[User], as_of: np.ndarray) -> tuple[pa.Table, list[list[str]]]:
         """Events of known items strictly before each user's moment, users named by their row."""
-        columns: dict[str, list[Any]] = {name: [] for name in ("user_id", "item", "timestamp", "rating", "event")}
+        columns: dict[str, list[Any]] = {name: [] for name in EVENTS.names}
         unknown: list[list[str]] = []
         for row, user in enumerate(users):
             unknown.append([event.item_id for event in user.history if event.item_id not in self.index])
@@ -129,12 +149,21 @@ class RequestRanker:
                 in_order = int(as_of[row]) - len(user.history) + place
                 timestamp = in_order if event.timestamp is None else event.timestamp
                 if event.item_id in self.index and timestamp < as_of[row]:
-                    values = (str(row), self.index[event.item_id], timestamp, event.rating, event.event)
+                    values = (
+                        str(row),
+                        self.index[event.item_id],
+                        timestamp,
+                        event.rating,
+                        event.event,
+                        event.review,
+                    )
                     for column, value in zip(columns.values(), values, strict=True):
                         column.append(value)
-        types = (pa.string(), pa.int32(), pa.int64(), pa.float32(), pa.string())
-        arrays = [pa.array(column, kind) for column, kind in zip(columns.values(), types, strict=True)]
-        return pa.table(arrays, names=list(columns)), unknown
+        events = pa.table(columns, schema=EVENTS)
+        if events["review"].null_count < len(events):
+            reviews, _ = self.bundle.privacy.redacted(events["review"].combine_chunks())
+            events = events.append_column("terms", review_terms(reviews, self.bundle.terms))
+        return events, unknown
 
     def recommend(self, requests: Sequence[RecommendRequest]) -> list[Recommendation]:
         """The k best items of the catalogue for each request, without those seen before the moment or excluded."""

@@ -32,6 +32,7 @@ class Event(_Strict):
     timestamp: Moment | None = None
     rating: Annotated[float, Field(allow_inf_nan=False)] | None = None
     event: Identifier | None = None
+    review: str | None = Field(default=None, description="what the user wrote of the item")
 
 
 class User(_Strict):
@@ -141,8 +142,9 @@ def request_types(config: ServeConfig) -> tuple[type[RecommendRequest], type[Ran
     """The two requests with the limits of this endpoint, so that parsing enforces and OpenAPI shows them."""
     text = Annotated[str, StringConstraints(max_length=config.max_text)]
     title = Annotated[str, StringConstraints(min_length=1, max_length=config.max_text)]
+    event = create_model("Event", __base__=Event, review=(text | None, Event.model_fields["review"]))
     user: dict[str, Any] = {
-        "history": (list[Event], Field(default=[], max_length=config.max_history)),
+        "history": (list[event], Field(default=[], max_length=config.max_history)),
         "profile": (text, Field(default="", validate_default=True)),
     }
     recommend = create_model(

@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 ZERO_SHOT = "zero_shot"
-"""The name under which the training-free text scorer is published."""
+"""The name of what training starts from: the training-free text scorer, or what TrainConfig.start_from names."""
 
 ParameterGroup = Literal["scales", "adapters", "id", "language_model"]
 
@@ -54,6 +54,10 @@ class TrainConfig(BaseModel):
 
     Validation chooses by NDCG at `validation_k`, deeper than the report looks, for the top ten alone are too few to
     choose by; it ranks for `validation_users` at most.
+
+    `start_from` is the URI of a stage's weights, trained with the same language model on any data set: all but their ID
+    vectors take the place of the training-free text scorer as the zero_shot system. Without `stages` nothing is trained
+    here, and evaluation tells what was learnt there.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -71,7 +75,8 @@ class TrainConfig(BaseModel):
     checkpoint_every: int = Field(100, ge=1)
     checkpoints_kept: int = Field(2, ge=1)
     max_failures: int = Field(2, ge=0)
-    stages: tuple[StageConfig, ...] = Field(DEFAULT_STAGES, min_length=1)
+    start_from: str | None = None
+    stages: tuple[StageConfig, ...] = DEFAULT_STAGES
 
     @model_validator(mode="after")
     def _stages_in_order(self) -> "TrainConfig":

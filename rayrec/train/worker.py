@@ -19,7 +19,14 @@ from rayrec.data.loader import Loader
 from rayrec.item_stats import ItemStats
 from rayrec.models.config import ModelConfig
 from rayrec.models.encoder import TextCache
-from rayrec.models.ranker import Ranker, catalogue_vectors, load_weights, new_model, save_weights
+from rayrec.models.ranker import (
+    Ranker,
+    catalogue_vectors,
+    load_other_weights,
+    load_weights,
+    new_model,
+    save_weights,
+)
 from rayrec.models.recommender import LOSSES, Recommender
 from rayrec.storage import is_published, join, publish, upload_directory
 from rayrec.tracking import MetricsLog, Progress
@@ -117,14 +124,21 @@ class Worker:
         """Every stage that is not published yet."""
         uri = self.settings.uri
         if not is_published(join(uri, ZERO_SHOT)):
-            model = self.fresh(0, use_text=True)
-            metrics = calibrate(self.ranker(model, self.anchor_NH), self.validation)
-            self.publish(ZERO_SHOT, model, self.anchor_NH, metrics, kept=True)
+            self.publish(ZERO_SHOT, *self.zero_shot(), kept=True)
         for index, stage in enumerate(self.settings.config.stages):
             if not is_published(join(uri, stage.name)):
                 self.run_stage(index, stage)
         if self.log is not None:
             self.log.close()
+
+    def zero_shot(self) -> tuple[Recommender, Tensor, dict[str, float]]:
+        """The model before any training here, its catalogue's pooled vectors, its validation metrics."""
+        model = self.fresh(0, use_text=True)
+        if self.settings.config.start_from is None:
+            return model, self.anchor_NH, calibrate(self.ranker(model, self.anchor_NH), self.validation)
+        load_other_weights(self.settings.config.start_from, model)
+        pooled_NH = self._pool(model)
+        return model, pooled_NH, self.validation(self.ranker(model, pooled_NH))
 
     def start(self, index: int, stage: StageConfig) -> Recommender:
         """The model a stage starts from."""

@@ -9,12 +9,13 @@ from dataclasses import replace
 import numpy as np
 import pyarrow as pa
 import pytest
+from safetensors.numpy import load_file
 
 from rayrec.data.config import DataConfig, SplitConfig
 from rayrec.data.dataset import Dataset
 from rayrec.evaluate.measure import measure, report_slices
 from rayrec.models.config import ModelConfig
-from rayrec.models.ranker import load_ranker
+from rayrec.models.ranker import OF_ITEMS, load_ranker
 from rayrec.storage import verify
 from rayrec.train.config import StageConfig, TrainConfig
 from tests.synthetic import SyntheticLogs, generate, published
@@ -80,6 +81,16 @@ def systems(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, flo
     names = ("zero_shot", *(stage.name for stage in (*text, ID_ONLY)))
     found = {name: measured(runs["true"], data["true"], name) for name in names}
     found["shuffled"] = measured(runs["shuffled"], data["shuffled"], "frozen")
+    other = published(generate(num_users=150, num_items=120, seed=1), folder / "other" / "dataset", DATA)
+    start = f"{runs['true'].settings.uri}/frozen"
+    untrained = TrainConfig(stages=(), zero_stage=0, start_from=start)
+    abroad = Run(settings(other, folder / "other", MODEL, untrained, **loader), str(folder / "abroad"))
+    assert work([abroad], 1) == [None]
+    found["abroad"] = measured(abroad, other, "zero_shot")
+    there, here = (load_file(f"{uri}/model.safetensors") for uri in (start, f"{abroad.settings.uri}/zero_shot"))
+    differing = {name for name in there if not np.array_equal(there[name], here[name])}
+    found["abroad"]["foreign tensors"] = len(differing - set(OF_ITEMS))
+    found["abroad"]["ids"] = float(np.abs(here["fusion.ids.weight"]).sum())
     return found
 
 
@@ -92,6 +103,11 @@ def test_text_beats_ids_on_items_that_nobody_has_met(systems: dict[str, dict[str
 def test_training_learns_and_learns_more_of_the_true_texts(systems: dict[str, dict[str, float]]) -> None:
     assert systems["frozen"]["last_loss"] < systems["scaled"]["first_loss"] - 0.1
     assert systems["frozen"]["last_loss"] < systems["shuffled"]["last_loss"] - 0.1
+
+
+def test_what_was_learnt_on_one_catalogue_serves_another(systems: dict[str, dict[str, float]]) -> None:
+    assert systems["abroad"]["cold"] > 0.35
+    assert systems["abroad"]["foreign tensors"] == systems["abroad"]["ids"] == 0
 
 
 def test_with_the_texts_of_other_items_the_advantage_is_gone(systems: dict[str, dict[str, float]]) -> None:

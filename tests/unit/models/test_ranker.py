@@ -10,9 +10,17 @@ import pytest
 import torch
 
 from rayrec.item_stats import FEATURES
-from rayrec.models.ranker import NEW_ITEM, Ranker, catalogue_vectors, load_ranker, load_weights, save_weights
+from rayrec.models.ranker import (
+    NEW_ITEM,
+    Ranker,
+    catalogue_vectors,
+    load_other_weights,
+    load_ranker,
+    load_weights,
+    save_weights,
+)
 from rayrec.schema import DISLIKED, LIKED, UNKNOWN, Batch
-from rayrec.storage import publish, upload_directory
+from rayrec.storage import file_entry, publish, upload_directory
 from tests.unit.models.toy import CONTEXTS, NUM_ITEMS, NUM_KNOWN, TEXTS, Toy, batch, build, rows, single
 
 
@@ -145,3 +153,18 @@ def test_altered_weights_are_refused(language_model: str, tmp_path: Path) -> Non
     path.write_bytes(path.read_bytes()[:-1] + b"\x7f")
     with pytest.raises(ValueError, match="altered or torn"):
         load_weights(uri, toy.model)
+
+
+def test_weights_of_another_language_model_or_of_ids_are_no_start(language_model: str, tmp_path: Path) -> None:
+    toy = build(language_model)
+    uri = saved(toy, tmp_path)
+    config = Path(uri) / "config.json"
+    about = json.loads(config.read_text())
+    for change, message in (
+        ({"use_text": False}, "use_text=False; expected True"),
+        ({"model": {**about["model"], "language_model": "another"}}, "language_model=another; expected "),
+    ):
+        config.write_text(json.dumps({**about, **change}))
+        publish(uri, "weights", {"config.json": file_entry(str(config))})
+        with pytest.raises(ValueError, match=message):
+            load_other_weights(uri, toy.model)
