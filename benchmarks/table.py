@@ -15,6 +15,8 @@ RESULTS = HERE / "results"
 PEERS = ("duckdb", "polars")
 CONTENDERS = ("rayrec", *PEERS, "recbole")
 MEMORY = ("total", "driver", "worker", "workers", "services")
+SPLITS = ("train", "valid", "test")
+TABLES = ("interactions", "items", "user_records", "impressions", "triples")
 
 Result = dict[str, Any]
 
@@ -75,17 +77,17 @@ def _speed_cells(entry: Result, fastest: float | None) -> list[str]:
 
 
 def _about(result: Result) -> str:
-    versions = {**result["versions"]}
-    for entry in result["contenders"].values():
+    versions, contenders = {**result["versions"]}, result.get("contenders", {})
+    for entry in contenders.values():
         versions |= {name: number for name, number in entry.get("versions", {}).items() if name not in versions}
-    start = result["contenders"].get("rayrec", {}).get("setup_s")
+    start = contenders.get("rayrec", {}).get("setup_s")
     machine = result["machine"]
     return ", ".join(
         [
             f"commit {result['commit'][:7]}{' and what was not committed yet' * result['changed_since_commit']}",
             f"{machine['cores']} cores ({machine['processor']})",
             f"{machine['memory_gib']} GiB",
-            f"seed {result['seed']}",
+            *([f"seed {result['seed']}"] if "seed" in result else []),
             *([] if start is None else [f"Ray started in {start:.1f} s"]),
             *(f"{name} {number}" for name, number in versions.items()),
         ]
@@ -115,7 +117,48 @@ def reader_table(folder: Path) -> list[str]:
     return table(["processes", "reader, rows/s", "raw scan, rows/s", "ratio (range)", "start-up, s"], rows)
 
 
-BLOCKS: dict[str, Callable[[Path], list[str]]] = {"data": data_tables, "reader": reader_table}
+def dataset_tables(folder: Path) -> list[str]:
+    """What every real set became, and what became of each row of its tables.
+
+    Args:
+        folder: of the results.
+    """
+    path = folder / "datasets.json"
+    if not path.exists():
+        return []
+    result = json.loads(path.read_text())
+    sets, tables = [], []
+    for name, made in result["sets"].items():
+        counts = made["counts"]
+        splits = [f"{counts['rows'][split]['rows']:,} / {counts['rows'][split]['targets']:,}" for split in SPLITS]
+        split = made["config"]["data"]["split"]["kind"].replace("_", " ") + ", order only" * made["order_only"]
+        shape = [str(made["config"]["seed"]), f"{counts['users']:,}", f"{made['num_items']:,}", *splits]
+        sets.append([name, split, *shape, f"{made['seconds']:.1f}", made["manifest_sha256"][:12]])
+        for table_name in (table_name for table_name in TABLES if table_name in counts):
+            entry = counts[table_name]
+            dropped = [_reasons(entry[kind]) for kind in ("filtered", "quarantined")]
+            tables.append([name, table_name.replace("_", " "), f"{entry['read']:,}", f"{entry['kept']:,}", *dropped])
+    splits = [f"{split}, rows / targets" for split in SPLITS]
+    absent = ", ".join(result["absent"])
+    return [
+        *table(["set", "split", "seed", "users", "items", *splits, "s", "manifest"], sets),
+        "",
+        *table(["set", "table", "read", "kept", "filtered", "quarantined"], tables),
+        "",
+        f"- {_about(result)}",
+        *([f"- Not there, so not counted: {absent}"] if absent else []),
+    ]
+
+
+def _reasons(counts: dict[str, int]) -> str:
+    return ", ".join(f"{reason} {count:,}" for reason, count in counts.items() if count) or "0"
+
+
+BLOCKS: dict[str, Callable[[Path], list[str]]] = {
+    "datasets": dataset_tables,
+    "data": data_tables,
+    "reader": reader_table,
+}
 """What stands between `<!-- NAME -->` and `<!-- end -->` in the README."""
 
 

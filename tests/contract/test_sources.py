@@ -10,9 +10,10 @@ import pyarrow as pa
 import pytest
 
 from rayrec import schema
+from rayrec.data import files
 from rayrec.data.files import JsonLines, Parquet, parts_of, read_blocks
-from rayrec.data.sources.config import Source
-from rayrec.data.sources.listing import SOURCES
+from rayrec.data.sources.config import ColumnsSource, MindSource, Source
+from rayrec.data.sources.listing import SOURCES, URI_FIELDS, named_uris, read_logs
 from rayrec.data.sources.logs import Logs, LogTable
 from tests.sources import amazon, columns, dkn, lastfm, mind, movielens, rated_ads, recbole, tallrec
 from tests.sources.cases import NAN, Case, Rows
@@ -129,6 +130,48 @@ def test_converts_can_be_sent_to_workers(case: Case, tmp_path: Path) -> None:
     sent: Logs = pickle.loads(pickle.dumps(logs))
     for name in case.tables:
         assert told(read(sent, name)) == told(read(logs, name))
+
+
+def test_every_file_that_is_read_is_among_the_tables(
+    case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen, opened = set(), files.opened
+
+    def noted(uri: str, *more: Any, **named: Any) -> Any:
+        seen.add(uri)
+        return opened(uri, *more, **named)
+
+    monkeypatch.setattr(files, "opened", noted)
+    logs = logs_of(case, tmp_path)
+    for name in case.tables:
+        read(logs, name)
+    tables = [table for name in TABLES for table in getattr(logs, name)]
+    assert seen == {part.uri for table in tables for part in parts_of(table.uris, table.format, 1 << 20)}
+
+
+def test_no_file_is_looked_at_before_its_scheme_is_allowed(case: Case, tmp_path: Path) -> None:
+    config = case.write(tmp_path)
+    assert read_logs(config, ("file",)).order_only == case.order_only
+    named = [field for field in URI_FIELDS if getattr(config, field, None)]
+    assert named
+    for field in named:
+        value = getattr(config, field)
+        elsewhere = "memory://not-there" if isinstance(value, str) else (*value[:-1], "memory://not-there")
+        moved = config.model_copy(update={field: elsewhere})
+        with pytest.raises(
+            ValueError, match=r"'memory://not-there' has the scheme 'memory'; data\.allowed_schemes has file"
+        ):
+            read_logs(moved, ("file",))
+    with pytest.raises(ValueError, match=r"has the scheme 'file'; data\.allowed_schemes has s3, memory"):
+        read_logs(config, ("s3", "memory"))
+
+
+def test_every_field_that_may_hold_a_uri_is_known() -> None:
+    fields = {name for config in Source.__args__ for name in config.model_fields}
+    assert fields - set(URI_FIELDS) == {"kind", "name", "columns", "time_unit", "category_separator"}
+    assert set(URI_FIELDS) <= fields
+    assert list(named_uris(MindSource(kind="mind", uris=("a", "b")))) == ["a", "b"]
+    assert list(named_uris(ColumnsSource(kind="columns", interactions="a", items="b"))) == ["a", "b"]
 
 
 @pytest.mark.parametrize("layout", MOVIELENS[1:])

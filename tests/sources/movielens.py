@@ -43,6 +43,8 @@ def movielens_recbole(folder: Path) -> MovieLensSource:
     put(folder / "ml-100k.item", [header, *rows])
     header = ("user_id:token", "age:token", "gender:token", "occupation:token", "zip_code:token")
     put(folder / "ml-100k.user", [header, *((*person, "85711") for person in PEOPLE)])
+    put(folder / "ml-100k.kg", [("head_id:token", "relation_id:token", "tail_id:token"), ("m.1", "film.actor", "m.2")])
+    put(folder / "ml-100k.link", [("item_id:token", "entity_id:token"), ("3", "m.1")])
     return MovieLensSource(uri=str(folder))
 
 
@@ -77,6 +79,10 @@ def movielens_latest(folder: Path) -> MovieLensSource:
 
 
 FILM_TABLES = {"interactions": RATED, "items": READABLE}
+GRAPH: Rows = [
+    {"head": "name:m.1", "relation": "film.actor", "tail": "name:m.2", "row": 0},
+    {"head": "item:3", "relation": "is", "tail": "name:m.1", "row": 0},
+]
 
 
 PEOPLE_1M: Rows = [
@@ -87,7 +93,7 @@ PEOPLE_1M: Rows = [
 
 
 CASES = {
-    "movielens 100K, RecBole": Case(movielens_recbole, {**FILM_TABLES, "users": KNOWN}),
+    "movielens 100K, RecBole": Case(movielens_recbole, {**FILM_TABLES, "users": KNOWN, "triples": GRAPH}),
     "movielens 100K": Case(movielens_100k, {**FILM_TABLES, "users": KNOWN}),
     "movielens 1M": Case(movielens_1m, {**FILM_TABLES, "users": PEOPLE_1M}),
     "movielens latest": Case(movielens_latest, FILM_TABLES),

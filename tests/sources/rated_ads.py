@@ -46,6 +46,11 @@ ADS: dict[str, Rows] = {
         {"user_id": "39", "text": "likes ads 4 of 7, may use an ad blocker, democrat", "row": 0},
         {"user_id": "40", "row": 1},
     ],
+    "triples": [
+        {"head": "item:2", "relation": "about", "tail": "name:Cars", "row": 0},
+        {"head": "item:1", "relation": "about", "tail": "name:Cars", "row": 1},
+        {"head": "item:1", "relation": "about", "tail": "name:Food and Drink", "row": 1},
+    ],
 }
 
 

@@ -13,9 +13,13 @@ import pyarrow.compute as pc
 import pytest
 from pyarrow import dataset, parquet
 
+from rayrec.config import load_config
+from rayrec.stages import RunConfig
+
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 sys.path.append(str(BENCHMARKS))
-synthetic_logs, data, memory, table = map(importlib.import_module, ("synthetic_logs", "data", "memory", "table"))
+NAMES = ("synthetic_logs", "data", "datasets", "memory", "table")
+synthetic_logs, data, datasets, memory, table = map(importlib.import_module, NAMES)
 
 ENTRY = {
     "seconds": 20.04,
@@ -204,15 +208,66 @@ def test_larger_logs_and_those_without_texts_come_later(tmp_path: Path) -> None:
     assert [line.split(":")[0] for line in about] == ["- 1 M", "- 30 M", "- 2 M, ids only"]
 
 
+def write_films(folder: Path) -> None:
+    """40 users who rate 12 of 30 films each, a film a day; one film told twice, one rating twice, one without time."""
+    seen = [(user, place) for user in range(40) for place in range(12)]
+    ratings = [f"{user},{(user * 7 + place * 3) % 30},4.0,{86_400 * (12_000 + user + place)}" for user, place in seen]
+    films = [f"{film},Film {film} (2000),Drama" for film in range(30)]
+    folder.mkdir()
+    tables = {
+        "ratings": ["userId,movieId,rating,timestamp", *ratings, ratings[0], "0,1,4.0,?"],
+        "movies": ["movieId,title,genres", *films, "3,Film Three,Drama"],
+    }
+    for name, lines in tables.items():
+        (folder / f"{name}.csv").write_text("\n".join([*lines, ""]))
+
+
+def test_sets_are_counted_and_those_that_are_not_there_are_told(tmp_path: Path) -> None:
+    configs = {path.stem: load_config(RunConfig, str(path)) for path in datasets.CONFIGS.glob("*.yaml")}
+    missing = {name: datasets.missing_files(config, tmp_path / "a") for name, config in configs.items()}
+    assert missing.pop("movielens-100k") == [], "comes with a package"
+    assert all(uri.startswith(f"data/{name}") for name, uris in missing.items() for uri in uris)
+    assert all(missing.values())
+    counted = []
+    for place in (tmp_path / "a", tmp_path / "b"):
+        place.mkdir()
+        write_films(place / "movielens-latest-small")
+        assert datasets.missing_files(configs["movielens-latest-small"], place) == []
+        counted.append(datasets.prepared(configs["movielens-latest-small"], place))
+    counts = counted[0]["counts"]
+    assert counts["interactions"]["read"] == 482
+    assert counts["interactions"]["filtered"]["exact repeat"] == 1
+    assert counts["interactions"]["quarantined"] == {"timestamp missing or not a number": 1}
+    assert counts["interactions"]["kept"] == 480
+    assert counts["items"]["read"] == 31
+    assert counts["items"]["filtered"]["item told again with another text"] == 1
+    assert (counts["users"], counted[0]["num_items"]) == (40, 30)
+    assert counted[0]["manifest_sha256"] == counted[1]["manifest_sha256"]
+    (tmp_path / "datasets.json").write_text(
+        json.dumps({**RESULT, "sets": {"films": counted[0]}, "absent": {"x": ["y"]}})
+    )
+    lines = table.dataset_tables(tmp_path)
+    assert lines[2].startswith("| films | temporal | 0 | 40 | 30 | ")
+    shares = [f" {counts['rows'][split]['rows']} / {counts['rows'][split]['targets']} " for split in counts["rows"]]
+    assert all(share in lines[2].split("|") for share in shares)
+    assert lines[2].endswith(f" | {counted[0]['manifest_sha256'][:12]} |")
+    assert lines[6:8] == [
+        "| films | interactions | 482 | 480 | exact repeat 1 | timestamp missing or not a number 1 |",
+        "| films | items | 31 | 30 | item told again with another text 1 | 0 |",
+    ]
+    assert lines[-1] == "- Not there, so not counted: x"
+
+
 def test_blocks_are_filled_and_the_rest_is_left_alone(tmp_path: Path) -> None:
     readme = "Before.\n<!-- data -->\nold\n<!-- end -->\nBetween.\n<!-- reader -->\n<!-- end -->\nAfter.\n"
+    readme += "<!-- datasets -->\n<!-- end -->\n"
     (tmp_path / "data-10m.json").write_text(json.dumps(RESULT))
     new = table.filled(readme, tmp_path)
     assert "old" not in new
     assert new.startswith("Before.\n<!-- data -->\n| interactions | by |")
-    assert new.endswith("<!-- end -->\nBetween.\n<!-- reader -->\nNot measured yet.\n<!-- end -->\nAfter.\n")
+    assert "<!-- end -->\nBetween.\n<!-- reader -->\nNot measured yet.\n<!-- end -->\nAfter.\n" in new
     assert table.filled(new, tmp_path) == new
-    with pytest.raises(ValueError, match="expected data, reader"):
+    with pytest.raises(ValueError, match="expected datasets, data, reader"):
         table.filled("no block", tmp_path)
 
 

@@ -1,5 +1,7 @@
 """MovieLens in its four layouts: 100K of GroupLens and of RecBole, 1M (.dat), latest (.csv); the same tables from each.
 
+RecBole's 100K has a knowledge graph beside, which becomes triples.
+
 F. M. Harper and J. A. Konstan, "The MovieLens Datasets: History and Context", ACM TiiS 5(4), 2015.
 
 Tags (tags.csv) are left out. As text of an item they would tell of what users thought of it later than a row's moment;
@@ -14,6 +16,7 @@ import pyarrow.compute as pc
 from rayrec.data.files import Delimited
 from rayrec.data.sources.config import MovieLensSource
 from rayrec.data.sources.logs import Logs, LogTable, canonical, canonical_interactions
+from rayrec.data.sources.recbole import graph
 from rayrec.data.sources.texts import joined, readable_titles
 from rayrec.data.sources.values import Column, flagged, renamed, string_lists, strings, without
 from rayrec.schema import RAW_ITEMS, RAW_USERS
@@ -61,6 +64,7 @@ def _recbole(uri: str) -> Logs:
         interactions=_interactions(join(uri, "ml-100k.inter"), form),
         items=(LogTable((join(uri, "ml-100k.item"),), form, _items_of_recbole),),
         users=(LogTable((join(uri, "ml-100k.user"),), form, _users_of_100k),),
+        triples=graph(join(uri, "ml-100k")),
     )
 
 

@@ -1,5 +1,7 @@
 """Rated ads with context: ratings from 1 (worst) to 7 with a free comment, texts read off the ads, topics, raters.
 
+An ad's topics are its categories, and triples too: so the file that tells them is among the logs like any other.
+
 E. Zeng et al., "What Makes a 'Bad' Ad? User Perceptions of Problematic Online Advertising", CHI 2021. There is no time,
 so the order is that of the ratings' rows.
 """
@@ -13,8 +15,8 @@ from rayrec.data.files import Delimited, JsonLines, parts_of, read_blocks
 from rayrec.data.sources.config import RatedAdsSource
 from rayrec.data.sources.logs import Logs, LogTable, canonical, canonical_interactions
 from rayrec.data.sources.texts import joined
-from rayrec.data.sources.values import filled, flagged, renamed, strings
-from rayrec.schema import RAW_ITEMS, RAW_USERS
+from rayrec.data.sources.values import filled, flagged, flat, prefixed, renamed, repeated, strings
+from rayrec.schema import RAW_ITEMS, RAW_USERS, TRIPLES
 from rayrec.storage import join
 
 RATINGS = {
@@ -30,23 +32,40 @@ _TITLE_THEN_TEXT = r"(?s)^\s*(?P<title>.{1,80}\S*)\s*(?P<text>.*)$"
 
 
 def read_rated_ads(source: RatedAdsSource) -> Logs:
-    """Reads the four files of a folder; an ad's title is where its text begins."""
-    ads = partial(_ads, labels=join(source.uri, "content_labels.csv"))
-    texts = JsonLines(("ad_id", "text"))
+    """Reads the four files of a folder; an ad's title is where its text begins.
+
+    Raises:
+        ValueError: the topics cannot be read.
+    """
+    topics = LogTable((join(source.uri, "content_labels.csv"),), Delimited(), _topics)
+    # An item's row must be whole, for of two rows the later wins; so the small table is looked up here, once.
+    (part,) = parts_of(topics.uris, topics.format, 1)
+    labels = pa.concat_tables(block.rows for block in read_blocks(part))
+    texts, ads = JsonLines(("ad_id", "text")), partial(_ads, labels=labels)
     ratings = partial(canonical_interactions, columns=RATINGS, unit="ms")
     return Logs(
         interactions=(LogTable((join(source.uri, "overall_ad_ratings.csv"),), Delimited(), ratings),),
         items=(LogTable((join(source.uri, "ad_texts.jsonl"),), texts, ads),),
         users=(LogTable((join(source.uri, "participant_context.csv"),), Delimited(), _raters),),
+        triples=(topics,),
         order_only=True,
     )
 
 
-def _ads(block: pa.Table, labels: str) -> pa.Table:
-    """Looks the topics up in a small file beside: an item's row must be whole, for of two rows the later wins."""
-    (part,) = parts_of((labels,), Delimited(), 1)
-    table = pa.concat_tables(seen.rows for seen in read_blocks(part))
-    topics = flagged(table, [name for name in table.column_names if name not in ("ad_id", "row")])
+def _flags(labels: pa.Table) -> pa.Array:
+    """The topics of each row."""
+    return flagged(labels, [name for name in labels.column_names if name not in ("ad_id", "row")])
+
+
+def _topics(block: pa.Table) -> pa.Table:
+    topics, rows = flat(_flags(block))
+    taken = pa.array(rows)
+    head, tail = prefixed("item:", strings(block["ad_id"]).take(taken)), prefixed("name:", topics)
+    columns = {"head": head, "relation": repeated("about", topics), "tail": tail}
+    return canonical(TRIPLES, block["row"].take(taken), columns)
+
+
+def _ads(block: pa.Table, labels: pa.Table) -> pa.Table:
     ad = strings(block["ad_id"])
     parts = pc.extract_regex(strings(block["text"]), _TITLE_THEN_TEXT)
     text = pc.struct_field(parts, "text")
@@ -54,7 +73,7 @@ def _ads(block: pa.Table, labels: str) -> pa.Table:
         "item_id": ad,
         "title": pc.utf8_trim_whitespace(pc.struct_field(parts, "title")),
         "text": filled(text),
-        "categories": topics.take(pc.index_in(ad, strings(table["ad_id"]))),
+        "categories": _flags(labels).take(pc.index_in(ad, strings(labels["ad_id"]))),
     }
     return canonical(RAW_ITEMS, block["row"], columns)
 

@@ -32,20 +32,29 @@ def read_recbole(source: RecBoleSource) -> Logs:
     Raises:
         ValueError: the items have no title.
     """
-    files = {ending: join(source.uri, f"{source.name}.{ending}") for ending in ("inter", "item", "user", "kg", "link")}
+    stem = join(source.uri, source.name)
+    files = {ending: f"{stem}.{ending}" for ending in ("inter", "item", "user")}
     columns = column_names((files["inter"],), ATOMIC)
     timed = "timestamp" in columns
     convert = partial(_interactions, timed=timed, rated="rating" in columns)
     title = _title(files["item"])
-    converts = {"user": _users, "kg": _relations, "link": _links}
-    tables = {name: (LogTable((files[name],), ATOMIC, converts[name]),) for name in converts if exists(files[name])}
     return Logs(
         interactions=(LogTable((files["inter"],), ATOMIC, _sequences if "item_id_list" in columns else convert),),
         items=(LogTable((files["item"],), ATOMIC, partial(_items, title=title)),),
-        users=tables.get("user", ()),
-        triples=tables.get("kg", ()) + tables.get("link", ()),
+        users=(LogTable((files["user"],), ATOMIC, _users),) if exists(files["user"]) else (),
+        triples=graph(stem),
         order_only=not timed,
     )
+
+
+def graph(stem: str) -> tuple[LogTable, ...]:
+    """The knowledge graph, of its two files those that are there: relations of entities, and which items are which.
+
+    Args:
+        stem: URI of the files less `.kg` and `.link`.
+    """
+    tables = ((f"{stem}.kg", _relations), (f"{stem}.link", _links))
+    return tuple(LogTable((uri,), ATOMIC, convert) for uri, convert in tables if exists(uri))
 
 
 def _title(uri: str) -> str:
