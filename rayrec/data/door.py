@@ -102,7 +102,7 @@ def take_in(door: Door, table: str, take: Take, task: PartTask) -> Record:
     hours: Counter[int] = Counter()
     files: Record = {}
     for block in map(_in_unicode, read_blocks(task.part, BLOCK_BYTES)):
-        canonical = task.convert(block.rows).combine_chunks()
+        canonical = _canonical(task, block.rows)
         taken = take(canonical, tally)
         files |= door.work.write(slices_path(door.work, table, task.number, blocks), slices_bytes(taken.buckets))
         refused.append(_quarantined(door, table, task.source, canonical, taken.verdict, block))
@@ -122,6 +122,17 @@ def take_in(door: Door, table: str, take: Take, task: PartTask) -> Record:
         "hours": sorted(hours.items()),
         "files": files,
     }
+
+
+def _canonical(task: PartTask, rows: pa.Table) -> pa.Table:
+    try:
+        return task.convert(rows).combine_chunks()
+    except KeyError as error:
+        names = ", ".join(name for name in rows.column_names if name != "row")
+        raise ValueError(
+            f"{task.source}: {error.args[0]}; it has {names}: is its first line a header, and is the layout the one that "
+            "data.source names?"
+        ) from error
 
 
 def _in_unicode(block: Block) -> Block:

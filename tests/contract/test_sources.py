@@ -11,12 +11,16 @@ import pytest
 
 from rayrec import schema
 from rayrec.data import files
+from rayrec.data.config import DataConfig
 from rayrec.data.files import JsonLines, Parquet, parts_of, read_blocks
+from rayrec.data.job import prepare
 from rayrec.data.sources.config import ColumnsSource, MindSource, Source
 from rayrec.data.sources.listing import SOURCES, URI_FIELDS, named_uris, read_logs
 from rayrec.data.sources.logs import Logs, LogTable
+from rayrec.data.work import in_process
 from tests.sources import amazon, columns, dkn, lastfm, mind, movielens, rated_ads, recbole, tallrec
 from tests.sources.cases import NAN, Case, Rows
+from tests.synthetic import PLAIN
 
 TABLES = {
     "interactions": schema.RAW_INTERACTIONS,
@@ -182,3 +186,12 @@ def test_movielens_is_the_same_in_every_layout(layout: str, tmp_path: Path) -> N
     first, second = logs_of(EVERY[MOVIELENS[0]], here), logs_of(EVERY[layout], there)
     for name in ("interactions", "items"):
         assert told(read(first, name)) == told(read(second, name))
+
+
+def test_a_column_that_the_layout_needs_is_missed_by_name(tmp_path: Path) -> None:
+    source = movielens.movielens_recbole(tmp_path)
+    path = tmp_path / "ml-100k.inter"
+    path.write_text(path.read_text().replace("user_id:token", "user:token", 1))
+    config = DataConfig(source=source, privacy=PLAIN)
+    with pytest.raises(ValueError, match=r'ml-100k.inter: .*"user_id".*; it has user, item_id, rating, timestamp: '):
+        prepare(config, str(tmp_path / "dataset"), seed=0, provenance={}, run=in_process)
