@@ -53,7 +53,7 @@ class Privacy:
         return "" if self.key is None else key_fingerprint(self.key)
 
     def load(self) -> None:
-        """Loads now, for seconds, what the first text with a finding would wait for."""
+        """Loads now what the first text with a finding would wait for."""
         self.redacted(pa.array(["a@b.example 4111 1111 1111 1111 10.20.30.40 AB 12 34 56 C +1 212-555-0100"]))
 
     def about(self) -> dict[str, Any]:
@@ -107,7 +107,7 @@ class Privacy:
         if pa.types.is_list(texts.type) or pa.types.is_large_list(texts.type):
             values, changed = self.redacted(texts.flatten())
             return _lists_like(texts, values) if changed else texts, changed
-        maybe = functools.reduce(pc.or_, [pc.match_substring_regex(texts, shape, ignore_case=True) for shape in MAYBE])
+        maybe = pc.match_substring_regex(texts, MAYBE, ignore_case=True)
         suspects = texts.filter(maybe).dictionary_encode()
         clean = [redact_text(text, self.phone_regions) for text in suspects.dictionary.to_pylist()]
         altered = pa.array(clean, texts.type).take(suspects.indices)
@@ -165,7 +165,7 @@ def redaction_of(about: Mapping[str, Any]) -> Privacy:
 
 @functools.cache
 def _require_libraries() -> None:
-    missing = [name for name in ("presidio_analyzer", "phonenumbers", "stdnum") if find_spec(name) is None]
+    missing = [name for name in ("phonenumbers", "regex", "stdnum") if find_spec(name) is None]
     if missing:
         raise ValueError(
             f"redacting texts needs {', '.join(missing)}; pip install 'rayrec[privacy]', "

@@ -1,7 +1,9 @@
 """What stands around a finding: the word that announces it, and the piece of text that is worth a closer look."""
 
+import functools
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 Span = tuple[int, int, str]
 """Start, end and kind of a finding."""
@@ -39,3 +41,23 @@ def around(text: str, pattern: re.Pattern[str], before: int, after: int) -> Iter
         end = match.end() + after
     if end:
         yield start, text[start:end]
+
+
+def outermost(spans: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    """Spans that lie within no other one, in the order of their starts."""
+    last = -1
+    for start, end in sorted(spans, key=lambda span: (span[0], -span[1])):
+        if end > last:
+            last = end
+            yield start, end
+
+
+@functools.cache
+def by_words(pattern: str) -> Any:
+    r"""A compiled pattern, in any case, whose \w and \b count the accents of decomposed and Indic letters as letters.
+
+    The standard library's would cut a name at its accents.
+    """
+    import regex  # type: ignore[import-untyped]
+
+    return regex.compile(pattern, regex.IGNORECASE)

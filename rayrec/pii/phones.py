@@ -1,6 +1,8 @@
 """Phone numbers, told from model numbers, bar codes and measures."""
 
+import functools
 import re
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -9,7 +11,12 @@ from rayrec.pii.near import Span, announced
 FEWEST_DIGITS = 9
 """Of a number that no word announces."""
 
-_NUMBER = re.compile(r"[+(]{0,2}\d(?:[ ().\-/]{0,3}\d){6,}")
+_DIGITS = re.compile(r"[0-9](?:[ ().\-/]{0,3}[0-9]){6,}")
+_EDGE = 2
+"""Characters on either side of a run of digits by which the library judges it."""
+_GOES_ON = re.compile(r"[0-9+(\[#]|[^\x00-\x7F]")
+"""Beside a run of digits: what may make a number of it that is longer than the run."""
+_NORTH_AMERICAN_ABROAD = "011"
 _NORTH_AMERICAN = re.compile(
     r"""(?x) (?<!\d) (?<![\dA-Za-z][.-]) (?:\+?1[ .-]?)?
         (?: \([2-9]\d\d\)[ .-]? | (?<![A-Za-z])[2-9]\d\d[ .-] ) \d{3}[ .-]\d{4} (?![\w-]) (?!\.\d)"""
@@ -27,7 +34,7 @@ _phone_announced = announced(
 _is_code = announced("isbn|issn|ean|upc|gtin|sku|part|model|serial", r"(?:\W{0,2}(?:no|number))?\W{0,3}")
 
 
-def phones(text: str, regions: Sequence[str]) -> Iterator[Span]:
+def phones(text: str, regions: Sequence[str], others: Sequence[Span]) -> Iterator[Span]:
     """Phone numbers with "+", those grouped like a national number of a region, and valid ones that a word announces.
 
     North American numbers count by their grouping alone, so that invented ones (555) are found too.
@@ -35,26 +42,50 @@ def phones(text: str, regions: Sequence[str]) -> Iterator[Span]:
     Args:
         text: any.
         regions: ISO 3166 codes.
+        others: findings of other kinds, in order and apart; digits that lie in one can say nothing new.
     """
-    import phonenumbers
+    for digits in _DIGITS.finditer(text):
+        start, end = digits.span()
+        before = text[max(0, start - _EDGE) : start]
+        start -= len(before) - len(before.rstrip("+("))
+        alone = _GOES_ON.search(text[max(0, start - _EDGE) : start] + text[end : end + _EDGE]) is None
+        last = bisect_right(others, start, key=lambda span: span[0]) - 1
+        if alone and last >= 0 and end <= others[last][1]:
+            continue
+        for span in _phones_at(text, start, end, regions):
+            yield span
+            if alone and span[0] <= start and end <= span[1]:
+                break
+
+
+def _phones_at(text: str, start: int, end: int, regions: Sequence[str]) -> Iterator[Span]:
     from phonenumbers import Leniency, PhoneNumberMatcher
 
-    if any(phonenumbers.country_code_for_region(region) == 1 for region in regions):
-        for match in _NORTH_AMERICAN.finditer(text):
+    if _north_american(tuple(regions)):
+        for match in _NORTH_AMERICAN.finditer(text, start, end + _EDGE):
             yield *match.span(), "phone"
-    for candidate in _NUMBER.finditer(text):
-        offset = max(0, candidate.start() - 2)  # the matcher looks at its neighbours
-        piece = text[offset : candidate.end() + 2]
-        if "+" in piece:
-            for found in PhoneNumberMatcher(piece, "ZZ", leniency=Leniency.POSSIBLE):
-                if _digits(found.raw_string) >= FEWEST_DIGITS:
-                    yield _span(found, offset)
-        told = _phone_announced(text, candidate.start())
-        whole = _grouped(candidate.group()) and not _is_code(text, candidate.start())
-        for region in regions if told or whole else ():
-            for found in PhoneNumberMatcher(piece, region, leniency=Leniency.VALID):
-                if told or (found.number.country_code != 1 and _grouped(found.raw_string)):
-                    yield _span(found, offset)
+    offset = max(0, start - _EDGE)
+    piece = text[offset : end + _EDGE]
+    if "+" in piece:
+        for found in PhoneNumberMatcher(piece, "ZZ", leniency=Leniency.POSSIBLE):
+            if _digits(found.raw_string) >= FEWEST_DIGITS:
+                yield _span(found, offset)
+    told = _phone_announced(text, start)
+    whole = _grouped(text[start:end]) and not _is_code(text, start)
+    abroad = "+" in piece or _NORTH_AMERICAN_ABROAD in re.sub(r"\D", "", piece)
+    for region in regions if told or whole else ():
+        if not told and not abroad and _north_american((region,)):
+            continue  # what it finds is let be below
+        for found in PhoneNumberMatcher(piece, region, leniency=Leniency.VALID):
+            if told or (found.number.country_code != 1 and _grouped(found.raw_string)):
+                yield _span(found, offset)
+
+
+@functools.cache
+def _north_american(regions: tuple[str, ...]) -> bool:
+    import phonenumbers
+
+    return any(phonenumbers.country_code_for_region(region) == 1 for region in regions)
 
 
 def _digits(number: str) -> int:
