@@ -18,7 +18,7 @@ from rayrec import stages, storage
 from rayrec.config import load_config
 from rayrec.data.dataset import Dataset
 from rayrec.data.files import parts_of, read_blocks
-from rayrec.data.sources.listing import SOURCES
+from rayrec.data.sources.listing import read_logs
 from rayrec.data.sources.logs import LogTable
 from rayrec.models.ranker import load_ranker
 from rayrec.schema import LIKED, batch_of_rows
@@ -52,7 +52,7 @@ def scored(items: list[dict[str, Any]], **columns: list[str]) -> list[dict[str, 
 def read_rows(tables: Sequence[LogTable], columns: list[str]) -> Iterator[dict[str, Any]]:
     """The rows of some tables of the logs as the source gives them: not cleaned, not grouped."""
     for table in tables:
-        for part in parts_of(table.uris, table.format, PART_BYTES, ("package", "file")):
+        for part in parts_of(table.uris, table.format, PART_BYTES):
             for block in read_blocks(part, PART_BYTES):
                 yield from table.convert(block.rows).select(columns).to_pylist()
 
@@ -62,7 +62,7 @@ def raw_events(config: RunConfig, data: Dataset) -> tuple[dict[str, list[dict[st
 
     Held-out films play the part of films that are not in the shop yet, so they are left out of histories.
     """
-    logs = SOURCES[config.data.source.kind](config.data.source)
+    logs = read_logs(config.data.source, config.data.allowed_schemes)
     held_out = {row["item_id"] for row in data.catalogue().to_pylist() if row["held_out"]}
     histories: dict[str, list[dict[str, Any]]] = {}
     for row in read_rows(logs.interactions, ["user_id", "item_id", "timestamp", "rating"]):

@@ -25,12 +25,13 @@ STAGES: dict[str, Callable[[RunConfig], dict[str, Any]]] = {
 }
 READS = {
     "prepare": (),
+    "forget": ("dataset",),
     "train": ("dataset",),
     "evaluate": ("dataset", "weights"),
     "export": ("dataset", "weights", "report"),
     "serve": ("bundle",),
 }
-PUBLISHES = {"prepare": "dataset", "train": "weights", "evaluate": "report", "export": "bundle"}
+PUBLISHES = {"prepare": "dataset", "forget": "dataset", "train": "weights", "evaluate": "report", "export": "bundle"}
 NEXT = {"prepare": "train", "train": "evaluate", "evaluate": "export", "export": "serve"}
 USER_MISTAKE, FAILURE = 2, 1
 
@@ -51,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         config = load_config(RunConfig, options.config, options.set)
         if options.dry_run:
-            _print_plan(options.verb, config)
+            _print_plan(options.verb, config, getattr(options, "into", None))
         elif options.verb == "recommend":
             _recommend(config, options)
         else:
@@ -77,6 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     about = {
         "prepare": "logs to a dataset",
+        "forget": "a dataset to one without a user, in another run, with the proof that nothing of the user is left",
         "train": "a dataset to the weights of every training stage",
         "evaluate": "weights to a report, before and after the transfer, beside the baselines",
         "export": "the weights of one stage to a bundle that can be served",
@@ -92,6 +94,12 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--dry-run", action="store_true", help="prints the resolved config and the plan, and stops"
         )
+        if verb == "forget":
+            command.add_argument("--user", metavar="ID", required=True, help="as in the logs; it is printed nowhere")
+            command.add_argument("--into", metavar="RUN", required=True, help="run folder of the new dataset")
+            command.add_argument(
+                "--bundles", metavar="URI", help="where bundles are looked for; by default the folder the run lies in"
+            )
         if verb == "recommend":
             command.add_argument(
                 "history", metavar="ITEM_ID", nargs="*", help="what the user interacted with, in order"
@@ -113,6 +121,8 @@ def _run_stage(config: RunConfig, options: argparse.Namespace) -> None:
     with redirect_stdout(sys.stderr):
         if options.verb == "serve":
             stages.serve(config, announce)
+        elif options.verb == "forget":
+            announce(stages.forget(config, options.user, options.into, options.bundles))
         else:
             announce(STAGES[options.verb](config))
 
@@ -120,6 +130,8 @@ def _run_stage(config: RunConfig, options: argparse.Namespace) -> None:
 def _next(summary: dict[str, Any], options: argparse.Namespace) -> str:
     if options.verb == "serve":
         return shlex.join(["rayrec", "recommend", "--url", summary["published"], "--profile", "likes comedies"])
+    if options.verb == "forget":
+        return f"{_command('train', options)} --set {shlex.quote(f'run={options.into}')}"
     return _command(NEXT[options.verb], options)
 
 
@@ -129,16 +141,18 @@ def _command(verb: str, options: argparse.Namespace) -> str:
         words += ["--config", options.config]
     for override in options.set:
         words += ["--set", override]
+    if verb == "forget":
+        words += ["--into", options.into, "--user", "ID"]
     return shlex.join(words)
 
 
-def _print_plan(verb: str, config: RunConfig) -> None:
+def _print_plan(verb: str, config: RunConfig, into: str | None) -> None:
     print(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False), end="")
     plan: dict[str, Any] = {"stage": verb, "dry_run": True}
     if verb in READS:
         plan["reads"] = {uri: storage.is_published(uri) for uri in (getattr(config, name) for name in READS[verb])}
     if verb in PUBLISHES:
-        uri = getattr(config, PUBLISHES[verb])
+        uri = getattr(config.model_copy(update={"run": into}) if into else config, PUBLISHES[verb])
         plan |= {"publishes": uri, "published_already": storage.is_published(uri)}
     if verb in ("serve", "recommend"):
         plan["url"] = _url(config)

@@ -40,6 +40,7 @@ RAW_INTERACTIONS, RAW_ITEMS = (
     pa.schema([field.with_nullable(True) for field in table]) for table in (INTERACTIONS, ITEMS)
 )
 
+# What is known of users; users/ of a dataset has those of whom something is, so that a next version knows it too.
 USERS = pa.schema([pa.field("user_id", pa.string(), nullable=False), pa.field("text", pa.string())])
 
 RAW_USERS = pa.schema([field.with_nullable(True) for field in USERS])

@@ -110,6 +110,30 @@ def prepare(config: RunConfig) -> Summary:
     return {"stage": "prepare", "published": config.dataset, "counts": made["counts"], "cutoffs": made["cutoffs"]}
 
 
+def forget(config: RunConfig, user: str, into: str, bundles: str | None = None) -> Summary:
+    """The run's dataset to one without a user, in another run; tells which bundles were trained with that user.
+
+    Args:
+        config: of the run.
+        user: id as in the logs.
+        into: URI of the other run.
+        bundles: URI below which bundles are looked for; by default the folder that the run lies in.
+    """
+    from rayrec.data.forget import bundles_trained_on
+    from rayrec.data.forget import forget as run_forget
+    from rayrec.data.prepare import on_ray
+    from rayrec.privacy import privacy_of
+
+    names = config.data.privacy
+    privacy = privacy_of(names.user_ids, names.key_env, False, ())
+    published = config.model_copy(update={"run": into}).dataset
+    with ray_session():
+        done = run_forget(config.dataset, published, user, privacy=privacy, run=on_ray)
+    folder = bundles or storage.absolute(config.run).rstrip("/").rpartition("/")[0]
+    trained = bundles_trained_on(folder, storage.manifest(published, "dataset")["ancestors"])
+    return {"stage": "forget", "published": published, **done, **trained}
+
+
 def train(config: RunConfig) -> Summary:
     """A dataset to the weights of every training stage; goes on from the last checkpoint of the same run."""
     from rayrec.train.trainer import train as run_train

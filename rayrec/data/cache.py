@@ -9,6 +9,7 @@ import os
 import tempfile
 import time
 from pathlib import Path
+from threading import Lock
 
 import fsspec
 import pyarrow as pa
@@ -29,6 +30,7 @@ class FileCache:
         self.folder = Path(folder) if folder else Path(tempfile.gettempdir()) / f"rayrec-cache-{os.getuid()}"
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.max_bytes = max_bytes
+        self._locks: dict[str, Lock] = {}
 
     def open(self, uri: str, size: int, sha256: str) -> pa.NativeFile:
         """A verified copy, open for reading; it stays readable when another process evicts it.
@@ -42,7 +44,8 @@ class FileCache:
             ValueError: the file is larger than the cache, or its bytes are not those of the manifest.
         """
         path = self.folder / sha256
-        return _verified(path, sha256) or self._fetch(uri, size, sha256, path)
+        with self._locks.setdefault(sha256, Lock()):  # two threads want one file once
+            return _verified(path, sha256) or self._fetch(uri, size, sha256, path)
 
     def _fetch(self, uri: str, size: int, sha256: str, path: Path) -> pa.NativeFile:
         if size > self.max_bytes:

@@ -44,9 +44,15 @@ class SplitConfig(Frozen):
 
 
 class DataConfig(Frozen):
-    """From logs to a dataset."""
+    """From logs to a dataset.
+
+    `previous` is the URI of a published dataset: then `source` names what came since (interactions of new days, new or
+    changed items and users), and the result is its next version. That has the previous one's number of buckets, and all
+    else but `source`, `buckets`, `part_mb`, `allowed_schemes` and `clean.now` must be as it was; see previous.py.
+    """
 
     source: Annotated[Source, Field(discriminator="kind")] = MovieLensSource()
+    previous: str | None = None
     like_threshold: float | None = 4.0
     liked_events: tuple[str, ...] = ()
     disliked_events: tuple[str, ...] = ()

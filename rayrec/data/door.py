@@ -22,6 +22,8 @@ from rayrec.privacy import Privacy
 from rayrec.schema import QUARANTINE
 
 BLOCK_BYTES = 32 << 20
+USER_PREFIX, NAME_PREFIX = "user:", "name:"
+"""Of heads and tails of triples."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +132,7 @@ def _canonical(task: PartTask, rows: pa.Table) -> pa.Table:
     except KeyError as error:
         names = ", ".join(name for name in rows.column_names if name != "row")
         raise ValueError(
-            f"{task.source}: {error.args[0]}; it has {names}: is its first line a header, and is the layout the one that "
+            f"{task.source}: {error.args[0]}; it has {names}: is its first line a header, is the layout the one that "
             "data.source names?"
         ) from error
 
@@ -208,6 +210,16 @@ def tidy(door: Door, texts: Any, tally: Tally) -> Any:
     return texts
 
 
+def hidden(door: Door, names: pa.Array, tally: Tally) -> pa.Array:
+    """Heads or tails of triples: what follows `user:` becomes a pseudonym, what follows `name:` is redacted."""
+    is_user, is_name = pc.starts_with(names, USER_PREFIX), pc.starts_with(names, NAME_PREFIX)
+    bare = pc.utf8_slice_codeunits(names, len(USER_PREFIX))
+    assert len(USER_PREFIX) == len(NAME_PREFIX)
+    users = pc.binary_join_element_wise(USER_PREFIX, door.privacy.pseudonyms(bare), "")
+    texts = pc.binary_join_element_wise(NAME_PREFIX, tidy(door, pc.if_else(is_name, bare, None), tally), "")
+    return pc.if_else(is_user, users, pc.if_else(is_name, texts, names))
+
+
 def with_column(table: pa.Table, name: str, column: Any) -> pa.Table:
     return table.set_column(table.column_names.index(name), name, column)
 
@@ -240,6 +252,8 @@ def _records(door: Door, bad: pa.Table, users: pa.Array) -> pa.Array:
     for name, kind in zip(bad.column_names, bad.schema.types, strict=True):
         if name == "user_id":
             bad = with_column(bad, name, users)
+        elif name in ("head", "tail"):
+            bad = with_column(bad, name, hidden(door, bad[name].combine_chunks(), nobody))
         elif pa.types.is_string(kind) or (pa.types.is_list(kind) and pa.types.is_string(kind.value_type)):
             bad = with_column(bad, name, tidy(door, bad[name], nobody))
     return pa.array([json.dumps(_plain(row), ensure_ascii=False) for row in bad.to_pylist()], pa.string())

@@ -11,14 +11,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rayrec.data.clean import Ids, Verdict, blank, id_faults, ids_of, infinite, time_faults, verdict
-from rayrec.data.door import Door, Take, Taken, Tally, tidy, with_column
+from rayrec.data.door import Door, Take, Taken, Tally, hidden, tidy, with_column
 from rayrec.data.hashing import hash_strings
 from rayrec.data.split import HOUR_MS, item_order
 from rayrec.data.work import dealt
 from rayrec.schema import IMPRESSIONS, ITEMS, TRIPLES
 from rayrec.terms import Terms, review_terms
-
-USER_PREFIX, NAME_PREFIX = "user:", "name:"
 
 
 @dataclass(frozen=True)
@@ -27,11 +25,13 @@ class Known:
 
     Attributes:
         hash_N: uint64 ascending, item_order() of each item.
+        index_N: int32, the dense index of each of them.
         seed: of the hash.
         terms: of the catalogue.
     """
 
     hash_N: np.ndarray
+    index_N: np.ndarray
     seed: int
     terms: Terms
 
@@ -39,7 +39,7 @@ class Known:
         """int32 [D]: the dense index of each id, -1 where it is not among the items."""
         hash_D = item_order(item_ids, self.seed)
         place_D = np.minimum(np.searchsorted(self.hash_N, hash_D), len(self.hash_N) - 1)
-        return np.where(self.hash_N[place_D] == hash_D, place_D, -1).astype(np.int32)
+        return np.where(self.hash_N[place_D] == hash_D, self.index_N[place_D], -1).astype(np.int32)
 
 
 def take_items(door: Door, bits: int, rows: pa.Table, tally: Tally) -> Taken:
@@ -165,19 +165,9 @@ def take_triples(door: Door, rows: pa.Table, tally: Tally) -> Taken:
     good = rows.select(TRIPLES.names).filter(pa.array(judged.taken_R))
     for name in ("head", "tail"):
         encoded = good[name].combine_chunks().dictionary_encode()
-        values = _hidden(door, encoded.dictionary, tally)
+        values = hidden(door, encoded.dictionary, tally)
         good = with_column(good, name, values.take(encoded.indices))
     return Taken(judged, [good])
-
-
-def _hidden(door: Door, names: pa.Array, tally: Tally) -> pa.Array:
-    """Heads or tails of triples: what follows `user:` becomes a pseudonym, what follows `name:` is redacted."""
-    is_user, is_name = pc.starts_with(names, USER_PREFIX), pc.starts_with(names, NAME_PREFIX)
-    bare = pc.utf8_slice_codeunits(names, len(USER_PREFIX))
-    assert len(USER_PREFIX) == len(NAME_PREFIX)
-    users = pc.binary_join_element_wise(USER_PREFIX, door.privacy.pseudonyms(bare), "")
-    texts = pc.binary_join_element_wise(NAME_PREFIX, tidy(door, pc.if_else(is_name, bare, None), tally), "")
-    return pc.if_else(is_user, users, pc.if_else(is_name, texts, names))
 
 
 def _lengths(lists: pa.Array) -> np.ndarray:

@@ -5,8 +5,8 @@ each of which holds one block of the logs or one bucket of users. How tasks are 
 """
 
 import sys
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
@@ -20,18 +20,19 @@ from rayrec.data.files import Parquet, Part
 from rayrec.data.inputs import list_inputs
 from rayrec.data.intake import takers
 from rayrec.data.items import catalogue
-from rayrec.data.phases import Job, TakenIn, balance, take_all
+from rayrec.data.phases import Job, TakenIn, balance, sum_counts, take_all
 from rayrec.data.plan import Plan, plan_of
+from rayrec.data.previous import carry, open_previous
 from rayrec.data.rounds import seen_whole
 from rayrec.data.shards import SPLITS
-from rayrec.data.sources.listing import SOURCES
+from rayrec.data.sources.listing import read_logs
 from rayrec.data.sources.logs import Logs
-from rayrec.data.split import split_cut_offs, split_warnings
+from rayrec.data.split import HOUR_MS, split_cut_offs, split_warnings
 from rayrec.data.work import WORK, Record, Run, open_work, remove, retried
 from rayrec.privacy import Privacy, privacy_of
 from rayrec.storage import absolute, is_published, manifest, publish
 
-FOLDERS = ("items", "item_stats", "histories", "rows", "impressions", "triples", "quarantine")
+FOLDERS = ("items", "item_stats", "histories", "users", "rows", "impressions", "triples", "quarantine")
 BUCKET_ROWS = 1_000_000
 MOST_BUCKETS = 4096
 BUCKETS_PER_RANGE = 4
@@ -57,7 +58,8 @@ def prepare(
         The manifest.
 
     Raises:
-        ValueError: the logs cannot be used, or another dataset is published at `uri`.
+        ValueError: the logs cannot be used, the previous dataset does not go with this config, or another dataset is
+            published at `uri`.
     """
     # Where the driver's own reading or writing fails for a moment, what is done is not done again.
     return retried(partial(_prepare, config, uri, seed, provenance, run, logs))
@@ -71,23 +73,28 @@ def _prepare(
     privacy = privacy_of(names.user_ids, names.key_env, names.redact, names.phone_regions)
     if is_published(uri):
         return _published(uri, described, privacy)
-    logs = logs or SOURCES[config.source.kind](config.source)
+    previous = None if config.previous is None else open_previous(config, seed, privacy)
+    logs = logs or read_logs(config.source, config.allowed_schemes)
     warnings = split_warnings(config, logs.order_only)
     for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)
     inputs = list_inputs(logs, config)
-    determined_by = [described, provenance.get("code"), privacy.key_fingerprint, inputs.described()]
+    ancestors = [] if previous is None else list(previous.ancestors)
+    determined_by = [described, provenance.get("code"), privacy.key_fingerprint, inputs.described(), ancestors]
     work = open_work(uri, determined_by)
-    job = Job(config, seed, inputs, Door(work, config.clean, privacy, seed, inputs.order_only), run)
-    about = {**provenance, "seed": seed, "data": described, "warnings": warnings}
+    job = Job(config, seed, inputs, Door(work, config.clean, privacy, seed, inputs.order_only), run, previous)
+    about = {**provenance, "seed": seed, "data": described, "warnings": warnings, "ancestors": ancestors}
     return make_dataset(job, about)
 
 
 def make_dataset(job: Job, about: Record) -> Record:
     """All phases of a job; `about` are further keys of the manifest, which is returned."""
-    config, inputs = job.config, job.inputs
+    config, inputs, previous = job.config, job.inputs, job.previous
     known, held_out_N, item_counts = catalogue(job)
-    buckets = config.buckets or user_buckets(inputs.parts["interactions"])
+    if previous is None:
+        version, buckets, since = 1, config.buckets or user_buckets(inputs.parts["interactions"]), None
+    else:
+        version, buckets, since = previous.version + 1, previous.buckets, previous.cutoffs
     taken = {
         table: take_all(job, table, take)
         for table, take in takers(job.door, known, buckets).items()
@@ -95,24 +102,31 @@ def make_dataset(job: Job, about: Record) -> Record:
     }
     nothing = TakenIn({}, {}, [], {})
     events, users = taken["interactions"], taken.get("users", nothing)
-    hours = np.array(sorted(events.hours), np.int64)
+    # Of a new version the days after those of the previous one are split; what is late trains.
+    hours = np.array(sorted(hour for hour in events.hours if since is None or hour * HOUR_MS >= since.end), np.int64)
     counts = np.array([events.hours[hour] for hour in hours.tolist()], np.int64)
     cutoffs = split_cut_offs(config, inputs.order_only, hours, counts)
     plan = plan_of(config, job.seed, inputs.order_only, cutoffs, held_out_N, known.terms)
+    plan = plan if since is None else replace(plan, train_from=since.valid)
     plan = seen_whole(plan, job.work, events.paths, buckets, job.run)
 
     reduced = write_users(job, plan, {"interactions": events.paths, "users": users.paths}, buckets)
     all_counts = {
         "users": reduced["users"],
         "rows": reduced["counts"],
-        "interactions": balance(events, reduced["kept"], reduced["filtered"]),
+        "interactions": balance(events, reduced["kept"], reduced["filtered"], reduced["carried"]),
         "items": item_counts,
     }
+    if previous is not None:
+        all_counts["interactions"] |= {key: reduced[key] for key in ("carried", "new", "late")}
+        all_counts["rows"] = {**reduced["counts"], "train": sum_counts(reduced["counts"]["train"], previous.train)}
+        job.total("carried", partial(carry, job.work, previous), range(len(previous.carried())))
     if "users" in taken:
         told_again = users.good - reduced["distinct_users"]
         all_counts["user_records"] = balance(users, reduced["distinct_users"], {"user told again": told_again})
     all_counts |= write_side_tables(job, taken, buckets)
-    check_splits(reduced)
+    check_splits(all_counts)
+    about = {**about, "version": version, "buckets": buckets}
     return publish_dataset(job, plan, {**about, "counts": {**all_counts, "texts": job.texts}})
 
 
@@ -149,11 +163,17 @@ def rows_guess(part: Part) -> int:
 
 
 def write_users(job: Job, plan: Plan, paths: dict[str, list[str]], buckets: int) -> Record:
-    """Writes histories/, rows/ and item_stats/; returns the sum of the buckets' records."""
+    """Writes histories/, users/, rows/ and item_stats/; returns the sum of the buckets' records."""
     ranges = -(-buckets // BUCKETS_PER_RANGE)
-    write = partial(shards.write_bucket, job.work, plan, ranges, paths)
+    write = partial(shards.write_bucket, job.work, plan, ranges, paths, job.previous)
     reduced = job.total("users-written", write, range(buckets))
-    job.total("item-stats", partial(shards.write_item_stats, job.work, buckets), range(ranges))
+    parts = 0
+    if job.previous is not None:
+        parts = len(job.previous.paths("item_stats"))
+        deal = partial(shards.deal_old_stats, job.work, job.previous, len(plan.held_out_N), ranges)
+        job.total("item-stats-dealt", deal, range(parts))
+    stats = shards.stats_paths(job.work, buckets, parts)
+    job.total("item-stats", partial(shards.write_item_stats, job.work, stats), range(ranges))
     return reduced
 
 
@@ -171,17 +191,27 @@ def write_side_tables(job: Job, taken: dict[str, TakenIn], buckets: int) -> Reco
     return counts
 
 
-def check_splits(reduced: Record) -> None:
+def check_splits(counts: Record) -> None:
     """Refuses a dataset that nothing could be learnt from or measured on."""
-    if reduced["users"] < 2:
-        raise ValueError(f"the logs hold {reduced['users']} user; expected at least 2, and in practice hundreds")
+    if counts["users"] < 2:
+        raise ValueError(f"the logs hold {counts['users']} user; expected at least 2, and in practice hundreds")
     for split in SPLITS:
-        if not reduced["counts"][split]["rows"]:
+        if not counts["rows"][split]["rows"]:
             raise ValueError(
                 f"the {split} split holds no target; expected users who met items they had not met before in each "
                 "window of time: use more logs, or change split.valid_fraction, split.test_fraction and the "
                 "held-out shares"
             )
+
+
+def remove_strays(uri: str, files: Collection[str]) -> None:
+    """Removes files from a dataset's folders that are none of its own."""
+    filesystem, root = fsspec.core.url_to_fs(uri)
+    filesystem.invalidate_cache()
+    for folder in FOLDERS:
+        for path in filesystem.find(f"{root}/{folder}"):
+            if path[len(root.rstrip("/")) + 1 :] not in files:
+                filesystem.rm(path)
 
 
 def publish_dataset(job: Job, plan: Plan, about: Record) -> Record:
@@ -194,12 +224,7 @@ def publish_dataset(job: Job, plan: Plan, about: Record) -> Record:
         "order_only": plan.order_only,
         "privacy": job.door.privacy.about(),
     }
-    filesystem, root = fsspec.core.url_to_fs(job.work.uri)
-    filesystem.invalidate_cache()
-    for folder in FOLDERS:
-        for path in filesystem.find(f"{root}/{folder}"):
-            if path[len(root.rstrip("/")) + 1 :] not in job.files:
-                filesystem.rm(path)
+    remove_strays(job.work.uri, job.files)
     publish(job.work.uri, "dataset", job.files, **{**about, **known})
     remove(job.work.uri, WORK)
     return manifest(job.work.uri)

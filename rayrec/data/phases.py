@@ -10,6 +10,7 @@ from rayrec.data.clean import check_quarantine, stop_early
 from rayrec.data.config import DataConfig
 from rayrec.data.door import Door, Take, slices_path, take_in
 from rayrec.data.inputs import Inputs
+from rayrec.data.previous import Previous
 from rayrec.data.work import WORK, Record, Run, Work, phase
 
 
@@ -23,6 +24,7 @@ class Job:
         inputs: parts of every table of the logs.
         door: what rows pass.
         run: how tasks are run.
+        previous: the dataset that this one goes on from, if any.
         files: manifest entries of the dataset's files, so far.
         texts: values cut and redacted, by table.
     """
@@ -32,6 +34,7 @@ class Job:
     inputs: Inputs
     door: Door
     run: Run
+    previous: Previous | None = None
     files: Record = field(default_factory=dict)
     texts: dict[str, dict[str, int]] = field(default_factory=lambda: {"cut": {}, "redacted": {}})
 
@@ -104,9 +107,9 @@ def take_all(job: Job, table: str, take: Take) -> TakenIn:
     return TakenIn(dict(sorted(refused.items())), hours, paths, blocks, rows - sum(refused.values()))
 
 
-def balance(taken: TakenIn, kept: int, filtered: dict[str, int]) -> Record:
-    """What became of the rows of a table."""
-    assert taken.good == kept + sum(filtered.values()), (taken.good, kept, filtered)
+def balance(taken: TakenIn, kept: int, filtered: dict[str, int], carried: int = 0) -> Record:
+    """What became of the rows of a table, and of `carried` more that a previous dataset held."""
+    assert taken.good + carried == kept + sum(filtered.values()), (taken.good, carried, kept, filtered)
     return {"read": taken.read, "kept": kept, "filtered": filtered, "quarantined": taken.refused}
 
 

@@ -37,6 +37,7 @@ class Plan:
         keep_item_N: bool, the items of the k-core; None for all.
         few_shot_user_limit: users up to this draw train; None for all.
         few_shot_event_limit: interactions up to this draw train; None for all.
+        train_from: ms; earlier events are no targets of training, for a previous dataset has those rows; None for all.
     """
 
     held_out_N: np.ndarray
@@ -52,6 +53,7 @@ class Plan:
     keep_item_N: np.ndarray | None = None
     few_shot_user_limit: int | None = None
     few_shot_event_limit: int | None = None
+    train_from: int | None = None
 
 
 def plan_of(

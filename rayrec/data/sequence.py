@@ -9,8 +9,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from rayrec.data.groups import Groups, first_of_each, joined
+from rayrec.data.groups import Groups, first_of_each, joined, offsets
 from rayrec.data.plan import Plan, past_of, trained
+from rayrec.data.previous import held
 from rayrec.data.split import HELD_OUT_TEST, KEPT
 from rayrec.item_stats import DAY_MS
 from rayrec.profiles import Histories, profile_texts
@@ -25,8 +26,11 @@ class Built:
         tables: by folder: histories, rows/train, rows/valid, rows/test.
         stats: counts of the ITEM_STATS schema.
         users: how many have an event left.
-        kept: events left.
-        filtered: events dropped by each filter; with `kept` they add up to the events given.
+        kept: events left, those that a previous dataset held among them.
+        filtered: events dropped by each filter; with `kept` they add up to the events given and those held before.
+        carried: events that a previous dataset held.
+        new: events left that it did not hold.
+        late: those of them that came too late to be targets.
     """
 
     tables: dict[str, pa.Table]
@@ -34,19 +38,32 @@ class Built:
     users: int
     kept: int
     filtered: dict[str, int]
+    carried: int
+    new: int
+    late: int
 
 
-def build(events: pa.Table, plan: Plan, users: pa.Table) -> Built:
+def build(events: pa.Table, plan: Plan, users: pa.Table, before: pa.Table | None = None) -> Built:
     """Histories, rows and counts of whole users.
+
+    With the events of a previous dataset given, rows/train has the targets from `plan.train_from` on and `stats` counts
+    events that are new; what the previous dataset has stays beside them. An event that it holds already is an exact
+    repeat.
 
     Args:
         events: user_id, item, timestamp, rating, event, and terms (from review_terms()) where there are reviews; any
             order but for rows alike in all but terms, of which the first stays.
         plan: what rows depend on besides.
         users: of the USERS schema, distinct ids; nothing need be known of a user.
+        before: what events_of() tells of the same users' previous histories.
     """
-    past, filtered = past_of(events, plan)
-    assert len(past.items_E) + sum(filtered.values()) == len(events)
+    fresh = events if before is None else events.filter(pa.array(~held(events, before)))
+    known = fresh if before is None else pa.concat_tables([before, fresh], promote_options="default")
+    past, filtered = past_of(known, plan)
+    filtered["exact repeat"] += len(events) - len(fresh)
+    carried = len(known) - len(fresh)
+    assert len(past.items_E) + sum(filtered.values()) == carried + len(events)
+    new_E = np.ones(len(past.items_E), bool) if before is None else ~held(_keys(past), before)
     people = _people(past, users)
     trains_E = trained(past, plan)
     first = first_of_each(past.items_E, past.offsets_U1)
@@ -56,8 +73,24 @@ def build(events: pa.Table, plan: Plan, users: pa.Table) -> Built:
         "rows/valid": evaluation_rows(past, plan, people, first, "valid"),
         "rows/test": evaluation_rows(past, plan, people, first, "test"),
     }
-    known = int(np.count_nonzero(np.diff(past.offsets_U1)))
-    return Built(tables, item_day_counts(past, trains_E), known, len(past.items_E), filtered)
+    late_E = new_E & (past.times_E < (plan.train_from or 0))
+    return Built(
+        tables=tables,
+        stats=item_day_counts(past, trains_E & new_E),
+        users=int(np.count_nonzero(np.diff(past.offsets_U1))),
+        kept=len(past.items_E),
+        filtered=filtered,
+        carried=carried,
+        new=int(new_E.sum()),
+        late=int(late_E.sum()),
+    )
+
+
+def _keys(past: Histories) -> pa.Table:
+    """What tells the events apart: user_id, item, timestamp."""
+    users = np.repeat(np.arange(len(past.user_ids)), np.diff(past.offsets_U1))
+    ids = pa.array(past.user_ids, pa.string()).take(pa.array(users))
+    return pa.table({"user_id": ids, "item": past.items_E, "timestamp": past.times_E})
 
 
 def _people(past: Histories, users: pa.Table) -> pa.Table:
@@ -134,18 +167,21 @@ def train_rows(past: Histories, plan: Plan, people: pa.Table, trains_E: np.ndarr
     """Chunks of histories before the validation cut-off, in which each event is a target exactly once.
 
     The first row of a user is targets only, the very first event included; a further one begins with about half a
-    history of context. Context and profile lie strictly before the first target in time: where equal times straddle a
-    border, the border moves back to where they begin, and where they are too many for that, context ends before them.
+    history of context. What happened before `plan.train_from` is context only. Context and profile lie strictly before
+    the first target in time: where equal times straddle a border, the border moves back to where they begin, and where
+    they are too many for that, context ends before them.
     """
     kept = _select(past, trains_E & (past.times_E < plan.cutoffs.valid))
-    times, count_U = past.times_E[kept.events], np.diff(kept.offsets_R1)
+    times = past.times_E[kept.events]
+    known_U, count_U = _before_and_from(times, kept.offsets_R1, plan.train_from)
     length, context = plan.history_length + 1, plan.history_length // 2
     stride = length - context
-    rows_U = np.where(count_U == 0, 0, 1 + -(-np.maximum(count_U - length, 0) // stride))
+    first_U = np.where(known_U == 0, length, stride)
+    rows_U = np.where(count_U == 0, 0, 1 + -(-np.maximum(count_U - first_U, 0) // stride))
     users = np.repeat(np.arange(len(count_U)), rows_U)
     chunk = np.arange(len(users)) - np.repeat(np.cumsum(rows_U) - rows_U, rows_U)
     base = kept.offsets_R1[:-1][users]
-    begin = base + np.where(chunk == 0, 0, length + (chunk - 1) * stride)
+    begin = base + known_U[users] + np.where(chunk == 0, 0, first_U[users] + (chunk - 1) * stride)
 
     known_end = _tie_starts(times, kept.offsets_R1)[begin]
     begin = np.where(begin - known_end <= context, known_end, begin)
@@ -161,6 +197,14 @@ def train_rows(past: Histories, plan: Plan, people: pa.Table, trains_E: np.ndarr
     columns["as_of"] = pa.array(times[begin], pa.int64())
     columns["seen"] = _lists(np.zeros(0, np.int32), np.zeros(len(users) + 1), pa.int32())
     return pa.table([columns[name] for name in ROWS.names], schema=ROWS)
+
+
+def _before_and_from(times: np.ndarray, offsets_U1: np.ndarray, moment: int | None) -> tuple[np.ndarray, np.ndarray]:
+    """Of each user how many events lie before a moment, none where it is None, and how many from it on."""
+    before_U = np.zeros(len(offsets_U1) - 1, np.int64)
+    if moment is not None:
+        before_U = np.diff(offsets(times < moment)[offsets_U1])
+    return before_U, np.diff(offsets_U1) - before_U
 
 
 def evaluation_rows(past: Histories, plan: Plan, people: pa.Table, first: Groups, split: str) -> pa.Table:

@@ -8,9 +8,10 @@ import pyarrow.compute as pc
 
 from rayrec.data.door import slices_path
 from rayrec.data.plan import Plan
+from rayrec.data.previous import Previous, events_of
 from rayrec.data.sequence import build
 from rayrec.data.work import Record, Work, dealt, read_slices, slices_bytes, write_table
-from rayrec.schema import IMPRESSIONS, ITEM_STATS, TRIPLES, USERS
+from rayrec.schema import HISTORIES, IMPRESSIONS, ITEM_STATS, RAW_USERS, TRIPLES, USERS
 
 SPLITS = ("train", "valid", "test")
 
@@ -54,10 +55,14 @@ def bucket_events(work: Work, paths: Sequence[str], bucket: int) -> pa.Table:
 
 def bucket_users(work: Work, paths: Sequence[str], bucket: int) -> pa.Table:
     """What is known of the bucket's users, of the USERS schema in the order of ids; what was told last counts."""
-    told = _gathered(read_slices(work, paths, bucket), pa.schema([field.with_nullable(True) for field in USERS]))
-    told = told.append_column("row", pa.array(np.arange(len(told))))
-    last = told.group_by("user_id").aggregate([("row", "max")]).sort_by("user_id")["row_max"]
-    return told.take(last).drop_columns("row").cast(USERS)
+    return _newest(_gathered(read_slices(work, paths, bucket), RAW_USERS).cast(USERS))
+
+
+def _newest(told: pa.Table) -> pa.Table:
+    """The last row of each user, in the order of ids."""
+    numbered = told.append_column("row", pa.array(np.arange(len(told))))
+    last = numbered.group_by("user_id").aggregate([("row", "max")]).sort_by("user_id")["row_max"]
+    return told.take(last)
 
 
 def write_bucket(
@@ -65,58 +70,91 @@ def write_bucket(
     plan: Plan,
     ranges: int,
     paths: Mapping[str, Sequence[str]],
+    previous: Previous | None,
     bucket: int,
 ) -> Record:
-    """Writes a bucket's histories and rows, and its piece of the item statistics.
+    """Writes a bucket's histories, rows and what is known of its users, and its piece of the item statistics.
 
     Args:
         work: where.
         plan: what rows depend on besides the events.
         ranges: into how many the item statistics are dealt.
         paths: files of slices of `interactions` and `users`, in the order of the logs.
+        previous: the dataset that this one goes on from, if any.
         bucket: which.
 
     Returns:
-        A record: rows (interactions), kept, filtered, users (with events), told_again (users), counts (rows and targets
-        by split).
+        A record: rows (interactions), kept, filtered, carried, new, late (see Built), users (with events),
+        distinct_users (told of), counts (rows and targets by split).
     """
     events = bucket_events(work, paths["interactions"], bucket)
-    # What a user wrote is there as terms already.
-    events = events.append_column("review", pa.nulls(len(events), pa.string()))
     users = bucket_users(work, paths["users"], bucket)
-    built = build(events, plan, users)
+    told, before, name = len(users), None, f"part-{bucket:05d}.parquet"
+    if previous is not None:
+        before = events_of(previous.table(f"histories/{name}", HISTORIES), plan.rule)
+        users = _newest(pa.concat_tables([previous.table(f"users/{name}", USERS), users]))
+    built = build(events, plan, users, before)
     files = work.write(_stats_path(work, bucket), slices_bytes(_by_range(built.stats, len(plan.held_out_N), ranges)))
-    for folder, table in built.tables.items():
+    for folder, table in {**built.tables, "users": users.filter(pc.is_valid(users["text"]))}.items():
         if len(table):
             size = rows_per_group(len(table)) if folder.startswith("rows/") else None
-            files |= write_table(work.uri, f"{folder}/part-{bucket:05d}.parquet", table, size)
+            files |= write_table(work.uri, f"{folder}/{name}", table, size)
     return {
         "rows": len(events),
         "kept": built.kept,
         "filtered": built.filtered,
+        "carried": built.carried,
+        "new": built.new,
+        "late": built.late,
         "users": built.users,
-        "distinct_users": len(users),
-        "counts": {split: _counts(built.tables[f"rows/{split}"]) for split in SPLITS},
+        "distinct_users": told,
+        "counts": {split: count_rows(built.tables[f"rows/{split}"]) for split in SPLITS},
         "files": files,
     }
 
 
-def _counts(rows: pa.Table) -> dict[str, int]:
+def count_rows(rows: pa.Table) -> dict[str, int]:
+    """Rows and targets of a table of ROWS."""
     lengths = pc.sum(pc.list_value_length(rows["items"])).as_py() or 0
     return {"rows": len(rows), "targets": lengths - (pc.sum(rows["first_target"]).as_py() or 0)}
+
+
+def stats_paths(work: Work, buckets: int, parts: int) -> list[str]:
+    """Scratch files of item statistics: of buckets of users, and of so many parts of a previous dataset's."""
+    old = [_old_stats_path(work, part) for part in range(parts)]
+    return old + [_stats_path(work, bucket) for bucket in range(buckets)]
 
 
 def _stats_path(work: Work, bucket: int) -> str:
     return work.scratch("stats", f"{bucket:05d}.slices")
 
 
+def _old_stats_path(work: Work, part: int) -> str:
+    return work.scratch("stats", f"old-{part:05d}.slices")
+
+
 def _by_range(stats: pa.Table, num_items: int, ranges: int) -> list[pa.Table]:
     return dealt(stats, stats["item"].to_numpy().astype(np.int64) * ranges // max(num_items, 1), ranges)
 
 
-def write_item_stats(work: Work, buckets: int, number: int) -> Record:
-    """Sums a range of items over all buckets of users and writes its part of item_stats/."""
-    pieces = read_slices(work, [_stats_path(work, bucket) for bucket in range(buckets)], number)
+def deal_old_stats(work: Work, previous: Previous, num_items: int, ranges: int, part: int) -> Record:
+    """Deals a part of a previous dataset's item statistics to ranges of items.
+
+    Args:
+        work: where.
+        previous: the dataset.
+        num_items: of the catalogue now.
+        ranges: into how many the item statistics are dealt.
+        part: which.
+    """
+    stats = previous.table(previous.paths("item_stats")[part], ITEM_STATS)
+    data = slices_bytes(_by_range(stats, num_items, ranges))
+    return {"rows": len(stats), "files": work.write(_old_stats_path(work, part), data)}
+
+
+def write_item_stats(work: Work, paths: Sequence[str], number: int) -> Record:
+    """Sums a range of items over all of some scratch files and writes its part of item_stats/."""
+    pieces = read_slices(work, paths, number)
     total = ITEM_STATS.empty_table()
     for piece in pieces:
         total = pa.concat_tables([total, piece])

@@ -88,6 +88,7 @@ def export(
     about = {
         "stage": stage,
         "fingerprint": digest,
+        "dataset": fingerprint(dataset, "dataset"),
         "validation": source["validation"],
         "metrics": _figures(report, weights, stage) if report is not None else None,
         "like_rule": asdict(data.rule),

@@ -16,7 +16,7 @@ from rayrec.export.bundle import export, load_bundle
 from rayrec.models.ranker import catalogue_vectors, load_ranker, new_model, save_weights
 from rayrec.privacy import Privacy
 from rayrec.schema import Batch, batch_of_rows
-from rayrec.storage import publish, read_json, upload_directory, write_json
+from rayrec.storage import fingerprint, publish, read_json, upload_directory, write_json
 from rayrec.text import item_texts
 from tests import tiny
 from tests.synthetic import generate, published
@@ -105,6 +105,7 @@ def test_it_says_what_serving_needs(bundle: str, report: str, data: Dataset) -> 
     assert loaded.manifest["metrics"] == read_json(f"{report}/report.json")["systems"]["moved"]
     assert loaded.manifest["validation"] == {"ndcg": 0.5}
     assert loaded.manifest["code"] == "test"
+    assert loaded.manifest["dataset"] == fingerprint(data.uri, "dataset")
     assert loaded.manifest["privacy"] == data.manifest["privacy"]
     assert loaded.privacy.redact is False
 

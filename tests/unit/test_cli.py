@@ -4,6 +4,7 @@ import json
 import os
 import shlex
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from rayrec.cli import FAILURE, USER_MISTAKE, main
 from rayrec.stages import RunConfig, ray_session
 from rayrec.storage import publish
 
-VERBS = ("prepare", "train", "evaluate", "export", "serve", "recommend")
+VERBS = ("prepare", "forget", "train", "evaluate", "export", "serve", "recommend")
+NEEDED = {"forget": ["--user", "u7", "--into", "elsewhere"]}
 
 
 def test_help_names_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
@@ -32,7 +34,7 @@ def test_a_dry_run_prints_config_and_plan_and_runs_nothing(
     verb: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = str(tmp_path / "run")
-    assert main([verb, "--set", f"run={run}", "--set", "seed=4", "--dry-run"]) == 0
+    assert main([verb, *NEEDED.get(verb, []), "--set", f"run={run}", "--set", "seed=4", "--dry-run"]) == 0
     *resolved, last = capsys.readouterr().out.strip().split("\n")
     assert RunConfig.model_validate(yaml.safe_load("\n".join(resolved))) == RunConfig(run=run, seed=4)
     plan = json.loads(last)
@@ -68,6 +70,39 @@ def test_the_last_line_of_stdout_is_json_and_all_else_is_stderr(
     for key, verb in (("again", "train"), ("next", "evaluate")):
         expected = ["rayrec", verb, "--config", str(config), "--set", f"run={tmp_path}"]
         assert shlex.split(summary[key]) == expected
+
+
+def test_forgetting_names_the_user_nowhere_and_tells_where_it_looked_for_bundles(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rayrec.data import forget
+
+    asked: list[tuple[Any, ...]] = []
+    run, into = f"{tmp_path}/runs/a", f"{tmp_path}/runs b/c"
+
+    def fake(*subject: str, **_: Any) -> dict[str, Any]:
+        asked.append(subject)
+        publish(f"{into}/dataset", "dataset", {}, ancestors=["ab"])
+        return {"removed": {"histories": 1}, "found": 0}
+
+    monkeypatch.setattr(forget, "forget", fake)
+    monkeypatch.setattr(stages, "ray_session", nullcontext)
+    publish(f"{tmp_path}/runs/x/bundle", "bundle", {}, dataset="ab")
+    plain = ["--set", f"run={run}", "--set", "data.privacy.user_ids=plain"]
+    assert main(["forget", *plain, "--user", "u-77", "--into", into]) == 0
+    assert asked == [(f"{run}/dataset", f"{into}/dataset", "u-77")]
+    shown = capsys.readouterr()
+    assert "u-77" not in shown.out + shown.err
+    summary = json.loads(shown.out)
+    assert (summary["published"], summary["found"]) == (f"{into}/dataset", 0)
+    assert summary["bundles"] == [f"{tmp_path}/runs/x/bundle"]
+    assert shlex.split(summary["again"]) == ["rayrec", "forget", *plain, "--into", into, "--user", "ID"]
+    assert shlex.split(summary["next"]) == ["rayrec", "train", *plain, "--set", f"run={into}"]
+    assert main(["forget", *plain, "--user", "u-77", "--into", into, "--bundles", into]) == 0
+    assert json.loads(capsys.readouterr().out)["bundles"] == []
+    assert main(["forget", *plain, "--user", "u-77", "--into", into, "--dry-run"]) == 0
+    plan = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (list(plan["reads"]), plan["publishes"]) == ([f"{run}/dataset"], f"{into}/dataset")
 
 
 def test_a_served_endpoint_is_announced_before_it_ends(

@@ -9,7 +9,7 @@ from pyarrow import parquet
 
 from rayrec.data.config import DataConfig, SplitConfig
 from rayrec.data.phases import sum_counts
-from rayrec.data.shards import bucket_events, bucket_users, write_impressions, write_item_stats
+from rayrec.data.shards import bucket_events, bucket_users, stats_paths, write_impressions, write_item_stats
 from rayrec.data.work import Work, slices_bytes, write_table
 from rayrec.schema import IMPRESSIONS, ITEM_STATS
 from tests.synthetic import SyntheticLogs, generate, published
@@ -104,8 +104,9 @@ def test_pieces_of_statistics_are_summed(tmp_path: Path) -> None:
         columns = [pa.array(column, pa.int32()) for column in zip(*rows, strict=True)]
         table = pa.table(columns, schema=ITEM_STATS)
         work.write(work.scratch("stats", f"{bucket:05d}.slices"), slices_bytes([table.slice(0, 0), table]))
-    assert write_item_stats(work, 2, 0) == {"rows": 0, "files": {}}
-    write_item_stats(work, 2, 1)
+    paths = stats_paths(work, 2, 0)
+    assert write_item_stats(work, paths, 0) == {"rows": 0, "files": {}}
+    write_item_stats(work, paths, 1)
     table = parquet.read_table(tmp_path / "item_stats" / "part-00001.parquet")
     assert table.schema == ITEM_STATS
     assert [tuple(row.values()) for row in table.to_pylist()] == [(2, 8, 1, 1), (2, 9, 7, 5), (3, 9, 1, 0)]
