@@ -3,14 +3,13 @@
 Letters: N items of the catalogue, V terms, W words of many texts laid end to end.
 """
 
+import zlib
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from scipy import sparse
-from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
-from sklearn.utils import murmurhash3_32
 
 WORD_BUCKETS = 1 << 20
 """Size of the hashed vocabulary in which documents are counted."""
@@ -23,7 +22,21 @@ MAX_CHARACTERS = 20_000
 
 _LONGEST_WORD = 40
 _BETWEEN_WORDS = r"[^\p{L}\p{M}\p{N}]+"
-_STOP_WORDS = pa.array(sorted(ENGLISH_STOP_WORDS), pa.string())
+_FUNCTION_WORDS = """
+a an the this that these those each every either neither both all any some such no nor not none other another same own
+i me my mine myself we us our ours ourselves you your yours yourself yourselves he him his himself she her hers herself
+it its itself they them their theirs themselves one who whom whose which what whoever whatever whichever
+am is are was were be been being do does did doing done have has had having will would shall should can could may might
+must ought cannot isn aren wasn weren don doesn didn hasn haven hadn won wouldn shan shouldn couldn mustn ll ve re
+and but or so if then else than because since until unless while whereas although though whether as
+of at by for with about against between among into onto through throughout during before after above below to from up
+down in out on off over under upon within without across along around behind beside besides beyond near toward towards
+via per again further once here there where wherever when whenever why how however therefore thus hence
+more most much many few fewer less least several enough quite rather very too also only just even ever never always
+often still yet already almost perhaps etc
+"""
+"""English words that say how others belong together, and nothing of a subject."""
+_STOP_WORDS = pa.array(_FUNCTION_WORDS.split(), pa.string())
 
 
 def words_of(texts: pa.Array) -> tuple[np.ndarray, pa.Array]:
@@ -89,7 +102,7 @@ def _encoded(words: pa.Array) -> tuple[np.ndarray, pa.Array]:
 
 
 def _buckets(words: pa.Array) -> np.ndarray:
-    return np.array([murmurhash3_32(word, positive=True) % WORD_BUCKETS for word in words.to_pylist()], np.int64)
+    return np.array([zlib.crc32(word.encode()) % WORD_BUCKETS for word in words.to_pylist()], np.int64)
 
 
 def _telling_texts(items: pa.Table) -> pa.Array:

@@ -56,8 +56,8 @@ TOOLS = items_of(
 def test_words_are_lower_case_with_a_letter_and_no_stop_words_in_any_script() -> None:
     texts = pa.array(["The Café—CRÈME, don't! 500 5mm x", None, "", "ﬁne Cafe\u0301 हिन्दी", "日本語"])
     text_W, words = words_of(texts)
-    assert text_W.tolist() == [0, 0, 0, 0, 3, 3, 3, 4]
-    assert words.to_pylist() == ["café", "crème", "don", "5mm", "fine", "café", "हिन्दी", "日本語"]
+    assert text_W.tolist() == [0, 0, 0, 3, 3, 3, 4]
+    assert words.to_pylist() == ["café", "crème", "5mm", "fine", "café", "हिन्दी", "日本語"]
 
 
 def test_words_of_a_slice_are_those_of_the_slice() -> None:
@@ -84,7 +84,7 @@ def test_an_item_counts_a_word_once_however_often_it_says_it() -> None:
     assert (frequencies.dtype, frequencies.shape) == (np.int32, (WORD_BUCKETS,))
     assert [frequency(TOOLS, word) for word in ("relay", "kit", "steel", "pipe", "valve")] == [2, 2, 2, 1, 0]
     assert frequencies.sum() == 3 + 2 + 4 + 2
-    assert np.flatnonzero(document_frequencies(items_of({"title": "café"}))).tolist() == [790280], "for every version"
+    assert np.flatnonzero(document_frequencies(items_of({"title": "café"}))).tolist() == [869045], "for every version"
 
 
 def test_telling_terms_have_the_weights_of_the_formula_strongest_first_and_no_word_of_one_item() -> None:
