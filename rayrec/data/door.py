@@ -130,10 +130,9 @@ def _canonical(task: PartTask, rows: pa.Table) -> pa.Table:
     try:
         return task.convert(rows).combine_chunks()
     except KeyError as error:
-        names = ", ".join(name for name in rows.column_names if name != "row")
-        raise ValueError(
-            f"{task.source}: {error.args[0]}; it has {names}: is its first line a header, is the layout the one that "
-            "data.source names?"
+        raise ValueError(  # what stands in its first line may be data, so it is not shown
+            f"{task.source}: {error.args[0]} of {rows.num_columns - 1} columns: is its first line a header, is the "
+            "layout the one that data.source names?"
         ) from error
 
 

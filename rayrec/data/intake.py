@@ -108,7 +108,9 @@ def take_interactions(door: Door, known: Known, buckets: int, rows: pa.Table, ta
     if good["review"].null_count < len(good):
         terms = review_terms(tidy(door, good["review"], tally), known.terms)
         good = good.append_column("terms", terms)
-    good = with_column(good.drop_columns("review"), "event", good["event"].dictionary_encode())
+    events = good["event"].combine_chunks().dictionary_encode()
+    events = pa.DictionaryArray.from_arrays(events.indices, tidy(door, events.dictionary, Tally()))
+    good = with_column(good.drop_columns("review"), "event", events)
     hours = good["timestamp"].to_numpy() // HOUR_MS
     return Taken(judged, _dealt_by_user(door, good, users, judged, buckets), hours)
 

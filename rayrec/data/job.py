@@ -194,7 +194,11 @@ def write_side_tables(job: Job, taken: dict[str, TakenIn], buckets: int) -> Reco
 def check_splits(counts: Record) -> None:
     """Refuses a dataset that nothing could be learnt from or measured on."""
     if counts["users"] < 2:
-        raise ValueError(f"the logs hold {counts['users']} user; expected at least 2, and in practice hundreds")
+        filtered = {name: count for name, count in counts["interactions"]["filtered"].items() if count}
+        raise ValueError(
+            f"the logs hold {counts['users']} user; expected at least 2, and in practice hundreds (interactions "
+            f"filtered: {filtered or 'none'})"
+        )
     for split in SPLITS:
         if not counts["rows"][split]["rows"]:
             raise ValueError(
@@ -209,9 +213,9 @@ def remove_strays(uri: str, files: Collection[str]) -> None:
     filesystem, root = fsspec.core.url_to_fs(uri)
     filesystem.invalidate_cache()
     for folder in FOLDERS:
-        for path in filesystem.find(f"{root}/{folder}"):
+        for path in retried(partial(filesystem.find, f"{root}/{folder}")):
             if path[len(root.rstrip("/")) + 1 :] not in files:
-                filesystem.rm(path)
+                retried(partial(filesystem.rm, path))
 
 
 def publish_dataset(job: Job, plan: Plan, about: Record) -> Record:

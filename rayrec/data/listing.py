@@ -3,13 +3,15 @@
 import contextlib
 import posixpath
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import fsspec
 import pyarrow as pa
 from fsspec.core import has_magic
 
-from rayrec.storage import absolute
+from rayrec.data.work import retried
+from rayrec.storage import ALLOWED_SCHEMES, absolute
 
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
 _HIDDEN = (".", "_")
@@ -21,6 +23,10 @@ def files_at(uri: str, allowed: Sequence[str]) -> list[tuple[str, int]]:
     Raises:
         ValueError: the scheme is not allowed, nothing is there, or a folder has files of several endings.
     """
+    return retried(partial(_files_at, uri, allowed))
+
+
+def _files_at(uri: str, allowed: Sequence[str]) -> list[tuple[str, int]]:
     filesystem, path = _located(uri, allowed)
     where = absolute(uri)
     if filesystem.exists(path):
@@ -48,12 +54,24 @@ def files_at(uri: str, allowed: Sequence[str]) -> list[tuple[str, int]]:
     return [(folder + name[len(path) :].lstrip("/"), size) for name, size in sorted(found.items())]
 
 
-def _located(uri: str, allowed: Sequence[str]) -> tuple[fsspec.AbstractFileSystem, str]:
+def check_scheme(uri: str, allowed: Sequence[str]) -> None:
+    """Refuses a URI before anything is looked at.
+
+    Args:
+        uri: a local path has the scheme `file`.
+        allowed: schemes, of data.allowed_schemes.
+
+    Raises:
+        ValueError: the scheme is not among them.
+    """
     scheme = uri.partition("://")[0] if "://" in uri else "file"
     if scheme not in allowed:
-        raise ValueError(
-            f"{uri!r} has the scheme {scheme!r}; data.allowed_schemes has {', '.join(allowed)}: add it there if meant"
-        )
+        remedy = "add it there if meant" if scheme in ALLOWED_SCHEMES else "copy the files to one of these"
+        raise ValueError(f"{uri!r} has the scheme {scheme!r}; data.allowed_schemes has {', '.join(allowed)}: {remedy}")
+
+
+def _located(uri: str, allowed: Sequence[str]) -> tuple[fsspec.AbstractFileSystem, str]:
+    check_scheme(uri, allowed)
     return _filesystem(uri)
 
 
@@ -106,10 +124,27 @@ def opened(uri: str, seekable: bool = False) -> Iterator[Any]:
     if seekable and "file" in filesystem.protocol:
         yield path
         return
-    with filesystem.open(path, "rb") as file:
-        codec = COMPRESSIONS.get(posixpath.splitext(uri)[1])
+    with retried(partial(filesystem.open, path, "rb")) as file:
+        codec, patient = COMPRESSIONS.get(posixpath.splitext(uri)[1]), _Patient(file)
         if seekable or codec is None:
-            yield file
+            yield patient
             return
-        with pa.CompressedInputStream(pa.PythonFile(file, mode="r"), codec) as stream:
+        with pa.CompressedInputStream(pa.PythonFile(patient, mode="r"), codec) as stream:
             yield stream
+
+
+class _Patient:
+    """An open file, each read of which is tried again where storage fails for a moment.
+
+    What still fails is a StorageError, which nobody takes for damage to what the file holds.
+    """
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+    def read(self, *size: int) -> Any:
+        """As the file's own."""
+        return retried(partial(self._file.read, *size))

@@ -7,7 +7,7 @@ R rows of a window, E their items one after the other; for B, L and K see schema
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
-from typing import overload
+from typing import Any, overload
 
 import numpy as np
 import pyarrow as pa
@@ -37,9 +37,8 @@ class Window:
         order_R = order_R[np.argsort(lengths_R[order_R].astype(np.uint16), kind="stable")]  # few bits: sorted by radix
         order = pa.array(order_R)
         self.lengths_R = lengths_R[order_R].astype(np.int64)
-        # Copies: what Arrow lends may not be written to, and tensors are made of these.
-        self.items_E = _taken(rows["items"], order).astype(np.int64)
-        self.likes_E = _taken(rows["likes"], order).copy()
+        self.items_E = _taken(rows["items"], order)
+        self.likes_E = _taken(rows["likes"], order)
         self.first_target_R = rows["first_target"].to_numpy()[order_R].astype(np.int64)
         self.as_of_R = rows["as_of"].to_numpy()[order_R]
         self.profiles: list[str] = rows["profile"].fill_null("").take(order).to_pylist()
@@ -71,10 +70,12 @@ class Window:
         items_BL, likes_BL, lengths_B = self.items_E[first:last], self.likes_E[first:last], self.lengths_R[begin:end]
         shape = end - begin, int(lengths_B[-1])
         if shape[0] * shape[1] == last - first:
-            items_BL, likes_BL = items_BL.reshape(shape), likes_BL.reshape(shape)
+            # Copies: what Arrow lends may not be written to, and tensors are made of these.
+            items_BL, likes_BL = items_BL.reshape(shape).astype(np.int64), likes_BL.reshape(shape).copy()
         else:
             mask_BL = np.arange(shape[1]) < lengths_B[:, None]
-            items_BL, likes_BL = _padded(items_BL, mask_BL, 0), _padded(likes_BL, mask_BL, UNKNOWN)
+            items_BL = _padded(items_BL, mask_BL, 0, np.int64)
+            likes_BL = _padded(likes_BL, mask_BL, UNKNOWN, np.int8)
         return Batch(
             items_BL=items_BL,
             likes_BL=likes_BL,
@@ -124,9 +125,9 @@ def _taken(lists: pa.ChunkedArray, order: pa.Array) -> np.ndarray:
     return np.frombuffer(values, kind, end // width)
 
 
-def _padded(flat_E: np.ndarray, mask_BL: np.ndarray, padding: int) -> np.ndarray:
+def _padded(flat_E: np.ndarray, mask_BL: np.ndarray, padding: int, kind: type[np.integer[Any]]) -> np.ndarray:
     """The values where the mask is set, row by row, and padding elsewhere."""
-    values_BL = np.full(mask_BL.shape, padding, flat_E.dtype)
+    values_BL = np.full(mask_BL.shape, padding, kind)
     np.place(values_BL, mask_BL, flat_E)
     return values_BL
 

@@ -4,6 +4,7 @@ A task writes its files first and its done-record last and whole; a record count
 A file of slices holds one Arrow table a bucket, behind an index, so that whoever wants a bucket reads only its bytes.
 """
 
+import contextlib
 import hashlib
 import io
 import json
@@ -27,8 +28,15 @@ from rayrec.storage import absolute, join, write_bytes
 WORK = "_work"
 READS_AT_ONCE = 16
 TRIES, FIRST_WAIT_S = 5, 0.5
-NO_USE = (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, NotADirectoryError)
-"""What trying again does not mend."""
+CLIENT_ERRORS = (
+    "botocore.exceptions.ConnectionError",
+    "botocore.exceptions.HTTPClientError",
+    "aiohttp.client_exceptions.ClientError",
+    "requests.exceptions.RequestException",
+    "gcsfs.retry.HttpError",
+    "azure.core.exceptions.AzureError",
+)
+"""What clients of object stores raise, besides OSErrors, where a store does not answer."""
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -53,17 +61,40 @@ def in_process(function: Callable[[Task], Result], tasks: Sequence[Task], title:
     return map(function, tasks)
 
 
+class StorageError(OSError):
+    """Storage did not answer, though it was asked again and again."""
+
+
+NO_USE = (StorageError, FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, NotADirectoryError)
+"""What trying again does not mend."""
+
+
 def retried(action: Callable[[], Result]) -> Result:
-    """What an action that reads or writes returns, tried again a few times where storage fails for a moment."""
-    for attempt in range(1, TRIES):
+    """What an action that reads or writes returns, tried again a few times where storage fails for a moment.
+
+    Raises:
+        StorageError: it failed each time.
+    """
+    for attempt in range(1, TRIES + 1):
         try:
             return action()
-        except (OSError, ValueError) as error:
-            cause = error.__cause__ if isinstance(error, ValueError) else error  # a refusal may come from storage, too
-            if not isinstance(cause, OSError) or isinstance(cause, NO_USE):
+        except Exception as error:
+            if not _may_pass(error):
                 raise
+            if attempt == TRIES:
+                raise StorageError(
+                    f"storage failed {TRIES} times, the last time with {type(error).__name__}: {error}; run the same "
+                    "command again once it answers: what is done is kept"
+                ) from error
             time.sleep(FIRST_WAIT_S * 2**attempt * random.random())
-    return action()
+    raise AssertionError("TRIES is 0")
+
+
+def _may_pass(error: Exception) -> bool:
+    """Whether it tells of storage that may answer the next time."""
+    if isinstance(error, OSError):
+        return not isinstance(error, NO_USE)
+    return any(f"{kind.__module__}.{kind.__name__}" in CLIENT_ERRORS for kind in type(error).__mro__)
 
 
 @dataclass(frozen=True)
@@ -84,7 +115,7 @@ class Work:
 
     def write(self, path: str, data: bytes) -> Record:
         """Writes a file below the dataset's URI; returns a record of `files`."""
-        return {path: write_bytes(join(self.uri, path), data)}
+        return {path: retried(partial(write_bytes, join(self.uri, path), data))}
 
 
 def open_work(uri: str, determined_by: Any) -> Work:
@@ -95,7 +126,8 @@ def open_work(uri: str, determined_by: Any) -> Work:
         determined_by: JSON of all that determines the dataset.
     """
     digest = hashlib.sha256(json.dumps(determined_by, sort_keys=True).encode()).hexdigest()[:16]
-    remove(uri, *(f"{WORK}/{name}" for name in _names(join(absolute(uri), WORK)) if name != digest))
+    found = retried(partial(_names, join(absolute(uri), WORK)))
+    remove(uri, *(f"{WORK}/{name}" for name in found if name != digest))
     return Work(absolute(uri), f"{WORK}/{digest}")
 
 
@@ -113,8 +145,10 @@ def remove(uri: str, *folders: str) -> None:
     """Removes folders below `uri`; one that is not there is passed over."""
     filesystem, path = fsspec.core.url_to_fs(absolute(uri))
     for folder in folders:
-        if filesystem.exists(f"{path}/{folder}"):
-            filesystem.rm(f"{path}/{folder}", recursive=True)
+        filesystem.invalidate_cache()  # other processes wrote there
+        if retried(partial(filesystem.exists, f"{path}/{folder}")):
+            with contextlib.suppress(FileNotFoundError):  # the try before removed it, and was not told so
+                retried(partial(filesystem.rm, f"{path}/{folder}", recursive=True))
 
 
 def phase(
@@ -156,7 +190,7 @@ def _carry_out(work: Work, name: str, function: Callable[[Any], Record], task: t
             file.write(data)
         os.replace(f"{path}.{os.getpid()}", path)
     else:
-        filesystem.pipe_file(path, data)
+        retried(partial(filesystem.pipe_file, path, data))
     return record
 
 
@@ -164,17 +198,21 @@ def _recall(work: Work, name: str, key: str) -> tuple[str, Record | None]:
     """A task's record, or None where a file of it is missing, torn or altered."""
     filesystem, root = fsspec.core.url_to_fs(work.uri)
     try:
-        record: Record = json.loads(filesystem.cat_file(f"{root}/{work.folder}/{name}/done/{key}.json"))
+        record: Record = json.loads(_whole_file(filesystem, f"{root}/{work.folder}/{name}/done/{key}.json"))
     except ValueError:
         return key, None
     for path, entry in record["files"].items():
         try:
-            digest = hashlib.sha256(filesystem.cat_file(f"{root}/{path}")).hexdigest()
+            digest = hashlib.sha256(_whole_file(filesystem, f"{root}/{path}")).hexdigest()
         except FileNotFoundError:
             return key, None
         if digest != entry["sha256"]:
             return key, None
     return key, record
+
+
+def _whole_file(filesystem: fsspec.AbstractFileSystem, path: str) -> bytes:
+    return bytes(retried(partial(filesystem.cat_file, path)))
 
 
 def slices_bytes(tables: Sequence[pa.Table]) -> bytes:
@@ -199,11 +237,12 @@ def read_slices(work: Work, paths: Sequence[str], bucket: int) -> list[pa.Table]
     filesystem, root = fsspec.core.url_to_fs(work.uri)
 
     def read(path: str) -> pa.Table | None:
-        index = filesystem.cat_file(f"{root}/{path}", start=8 * bucket, end=8 * bucket + 16)
+        fetch = partial(filesystem.cat_file, f"{root}/{path}")
+        index = retried(partial(fetch, start=8 * bucket, end=8 * bucket + 16))
         start, end = np.frombuffer(index, "<i8").tolist()
         if start == end:
             return None
-        return pa.ipc.open_stream(filesystem.cat_file(f"{root}/{path}", start=start, end=end)).read_all()
+        return pa.ipc.open_stream(retried(partial(fetch, start=start, end=end))).read_all()
 
     with ThreadPoolExecutor(READS_AT_ONCE) as pool:
         return [table for table in pool.map(read, paths) if table is not None]
@@ -228,4 +267,4 @@ def write_table(uri: str, path: str, table: pa.Table, rows_per_group: int | None
     """
     buffer = io.BytesIO()
     parquet.write_table(table.combine_chunks(), buffer, row_group_size=rows_per_group, compression="zstd")
-    return {path: write_bytes(join(uri, path), buffer.getvalue())}
+    return {path: retried(partial(write_bytes, join(uri, path), buffer.getvalue()))}

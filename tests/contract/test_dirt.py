@@ -2,10 +2,9 @@
 
 import json
 import re
-from collections.abc import Callable
-from datetime import datetime
+from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -17,66 +16,30 @@ from rayrec.data.dataset import Dataset
 from rayrec.data.job import prepare
 from rayrec.data.sources.config import Columns, ColumnsSource
 from rayrec.data.work import in_process
-from tests.synthetic import PLAIN, START_S, generate, write
+from tests.dirt import (
+    CLEAN,
+    CSV_LINES,
+    FILTERED,
+    ITEM,
+    ITEMS_FILTERED,
+    ITEMS_REFUSED,
+    ITEMS_STRANGE,
+    JSON_LINES,
+    LOGS,
+    REFUSED,
+    STRANGE,
+    USERS_FILTERED,
+    USERS_REFUSED,
+    Row,
+    counts_of,
+    dirty,
+    planted,
+)
+from tests.synthetic import PLAIN, START_S, write
 
-LOGS = generate(num_users=30, num_items=30, num_interactions=600)
 KEY = "RAYREC_TEST_KEY"
-ITEM = LOGS.items["item_id"][0].as_py()
-NOW = datetime.fromtimestamp(START_S + 100 * 86_400)
-GOOD = {"user_id": "user-00000", "item_id": ITEM, "timestamp": START_S + 86_400, "rating": 4.0, "review": None}
 
-Row = dict[str, Any]
-# Interactions that are refused, by reason; numbers are written as they are, so that text formats can hold any.
-REFUSED: dict[str, list[Row]] = {
-    "no user_id": [{"user_id": None}, {"user_id": "  "}],
-    "user_id longer than 512 characters": [{"user_id": "u" * 513}],
-    "user_id with control characters": [{"user_id": "user\u0007"}],
-    "no item_id": [{"item_id": None}, {"item_id": " "}],
-    "item_id longer than 512 characters": [{"item_id": "i" * 10_000}],
-    "item_id with control characters": [{"item_id": "item\u0001"}],
-    "item_id is not among the items": [{"item_id": "never listed"}, {"item_id": "item-"}, {"item_id": "ITEM-0001"}],
-    "timestamp missing or not a number": [{"timestamp": None}],
-    "timestamp before 1970": [{"timestamp": -5}],
-    "timestamp after 2099, is time_unit right?": [{"timestamp": 1 << 33}],
-    "timestamp 1000 times too large, in a finer unit than time_unit?": [{"timestamp": START_S * 1000 + 7}],
-    "timestamp 1000 times too small, in a coarser unit than time_unit?": [{"timestamp": START_S // 1000}],
-    "timestamp after clean.now": [{"timestamp": START_S + 101 * 86_400}],
-    "rating is not a finite number": [{"rating": float("inf")}, {"rating": float("nan")}],
-}
-# Strange but good: late and out of order, a user nobody describes, no rating, a gigantic review.
-STRANGE: list[Row] = [
-    {"user_id": "ünïcode 用户", "timestamp": START_S + 5},
-    {"user_id": "user-00001", "rating": None, "timestamp": START_S + 7},
-    {"user_id": "user-00002", "review": "zero gravity " * 10_000, "timestamp": START_S + 9},
-]
-ITEMS_REFUSED: dict[str, list[Row]] = {
-    "no item_id": [{"item_id": None}],
-    "no title": [{"title": None}, {"title": " \t"}],
-    "item_id with control characters": [{"item_id": "a\u0000b"}],
-}
-
-
-def table(rows: list[Row], schema: pa.Schema) -> pa.Table:
-    return pa.Table.from_pylist(rows, schema)
-
-
-def dirty() -> tuple[pa.Table, pa.Table]:
-    """Interactions and items with all of the dirt among the good rows."""
-    schema = LOGS.interactions.schema.append(pa.field("review", pa.string()))
-    good = LOGS.interactions.append_column("review", pa.nulls(600, pa.string()))
-    bad = [GOOD | row for rows in REFUSED.values() for row in rows]
-    repeated = good.slice(0, 4)
-    strange = table([GOOD | row for row in STRANGE], schema)
-    half = len(bad) // 2
-    interactions = pa.concat_tables(
-        [table(bad[:half], schema), good.slice(0, 300), strange, table(bad[half:], schema), good.slice(300), repeated]
-    )
-    plain = {"item_id": "new", "title": "New", "text": None, "format": None}
-    items = [plain | row for rows in ITEMS_REFUSED.values() for row in rows]
-    items += [plain | {"item_id": "gigantic", "text": "word " * 10_000}]
-    again = LOGS.items.slice(3, 2).to_pylist()
-    items += [again[0], again[1] | {"title": "Another title"}]
-    return interactions, pa.concat_tables([LOGS.items, table(items, LOGS.items.schema)])
+Layout = Callable[[pa.Table, Path], tuple[str, dict[str, int]]]
 
 
 def parquet_file(rows: pa.Table, stem: Path) -> tuple[str, dict[str, int]]:
@@ -96,69 +59,73 @@ def csv_file(rows: pa.Table, stem: Path) -> tuple[str, dict[str, int]]:
         ",".join(rows.column_names),
         *(",".join(cell(value) for value in row.values()) for row in rows.to_pylist()),
     ]
-    data = [line.encode() for line in lines]
-    data.insert(9, b"\xff\xfe" + b"," * (rows.num_columns - 1))
-    data.insert(20, b"too,few")
-    Path(f"{stem}.csv").write_bytes(b"\n".join(data) + b"\n")
-    return f"{stem}.csv", {"not UTF-8": 1, "wrong number of fields": 1}
+    return lines_file([line.encode() for line in lines], CSV_LINES, Path(f"{stem}.csv"))
 
 
 def json_lines(rows: pa.Table, stem: Path) -> tuple[str, dict[str, int]]:
-    data = [json.dumps(row).encode() for row in rows.to_pylist()]
-    data.insert(9, b'{"user_id": "\xff\xfe"}')
-    data.insert(20, b'{"user_id": "user-00000", "item')
-    Path(f"{stem}.jsonl").write_bytes(b"\n".join(data) + b"\n")
-    return f"{stem}.jsonl", {"not UTF-8": 1, "not JSON": 1}
+    return lines_file([json.dumps(row).encode() for row in rows.to_pylist()], JSON_LINES, Path(f"{stem}.jsonl"))
 
 
-def made(folder: Path, layout: Callable[..., tuple[str, dict[str, int]]], privacy: PrivacyConfig = PLAIN) -> Row:
+def lines_file(data: list[bytes], dirt: Sequence[tuple[bytes, str | None]], path: Path) -> tuple[str, dict[str, int]]:
+    """The lines with those of dirt among them."""
+    for place, (line, _) in enumerate(dirt):
+        data.insert(9 + 3 * place, line)
+    path.write_bytes(b"\n".join(data) + b"\n")
+    return str(path), dict(Counter(reason for _, reason in dirt if reason is not None))
+
+
+def made(folder: Path, layout: Layout, privacy: PrivacyConfig = PLAIN) -> Row:
     """The manifest of the dirty logs in some layout, and the rows of each table that cannot be parsed, by reason."""
     folder.mkdir(exist_ok=True)
-    (interactions, lost), (items, lost_items) = (
-        layout(rows, folder / name) for name, rows in zip(("events", "items"), dirty(), strict=True)
-    )
-    source = ColumnsSource(
-        kind="columns",
-        interactions=interactions,
-        items=items,
-        columns=Columns(rating="rating", review="review", text="text", categories="format"),
-    )
-    config = DataConfig(
-        source=source, privacy=privacy, clean=CleanConfig(quarantine_limit=0.3, now=NOW, max_text=2_000), buckets=3
-    )
+    written = {name: layout(rows, folder / name) for name, rows in dirty().items()}
+    columns = Columns(rating="rating", review="review", text="text", categories="format", user_text="about")
+    source = ColumnsSource(kind="columns", columns=columns, **{name: uri for name, (uri, _) in written.items()})
+    config = DataConfig(source=source, privacy=privacy, clean=CLEAN, buckets=3)
     manifest = prepare(config, str(folder / "dataset"), seed=0, provenance={}, run=in_process)
-    assert lost == lost_items
-    return {**manifest, "lost": lost}
+    (lost,) = {tuple(sorted(lost.items())) for _, lost in written.values()}
+    return {**manifest, "lost": dict(lost)}
+
+
+def test_there_are_more_than_twenty_kinds() -> None:
+    rows = [*REFUSED, *FILTERED, *STRANGE, *ITEMS_REFUSED, *ITEMS_FILTERED, *ITEMS_STRANGE]
+    rows += [*USERS_REFUSED, *USERS_FILTERED]
+    kinds = {dirt.what for dirt in rows} | {line for line, _ in [*CSV_LINES, *JSON_LINES]}
+    assert len(kinds) == len(rows) + len(CSV_LINES) + len(JSON_LINES) - 1  # both formats have an empty line
+    assert len(rows) >= 20
 
 
 @pytest.mark.parametrize("layout", [parquet_file, csv_file, json_lines])
-def test_each_kind_is_counted_and_every_good_row_is_kept(
-    layout: Callable[..., tuple[str, dict[str, int]]], tmp_path: Path
-) -> None:
+def test_each_kind_is_counted_and_every_good_row_is_kept(layout: Layout, tmp_path: Path) -> None:
     manifest = made(tmp_path, layout)
-    counts = manifest["counts"]["interactions"]
-    assert counts["quarantined"] == {reason: len(rows) for reason, rows in REFUSED.items()} | manifest["lost"]
-    assert counts["filtered"]["exact repeat"] == 4
-    assert counts["kept"] == 600 + len(STRANGE)
-    assert counts["read"] == counts["kept"] + sum(counts["filtered"].values()) + sum(counts["quarantined"].values())
-
-    items = manifest["counts"]["items"]
-    assert items["kept"] == 31
-    assert items["filtered"] == {"item told again": 1, "item told again with another text": 1}
-    assert items["quarantined"] == {reason: len(rows) for reason, rows in ITEMS_REFUSED.items()} | manifest["lost"]
-    assert items["read"] == items["kept"] + 2 + sum(items["quarantined"].values())
-    assert manifest["counts"]["texts"]["cut"] == {"interactions": 1, "items": 1}
+    counts, lost = manifest["counts"], manifest["lost"]
+    for name, refused, filtered, kept in (
+        ("interactions", REFUSED, FILTERED, 600 + 25 + len(STRANGE)),
+        ("items", ITEMS_REFUSED, ITEMS_FILTERED, 31),
+        ("user_records", USERS_REFUSED, USERS_FILTERED, 30),
+    ):
+        told = counts[name]
+        assert told["quarantined"] == counts_of(refused) | lost
+        assert {reason: count for reason, count in told["filtered"].items() if count} == counts_of(filtered)
+        assert told["kept"] == kept
+        assert told["read"] == kept + sum(told["filtered"].values()) + sum(told["quarantined"].values())
+        rows = len(dirty()[name.replace("user_records", "users")])
+        assert told["read"] == rows + sum(lost.values())
+    assert counts["texts"]["cut"] == {"interactions": 1, "items": 1}
 
     dataset = Dataset(str(tmp_path / "dataset"))
     assert pc.max(pc.utf8_length(dataset.catalogue()["text"])).as_py() == 2_000
-    assert "ünïcode 用户" in dataset.histories()["user_id"].to_pylist()
+    times = {row["user_id"]: row["times"] for row in dataset.histories().to_pylist()}
+    assert {"ünïcode 用户", "endless"} <= times.keys()
+    assert "bot" not in times
+    assert all(row == sorted(row) for row in times.values())
+    assert times["user-00003"][0] == (START_S + 3) * 1000
     check_quarantine_rows(tmp_path / "dataset", manifest)
 
 
 def check_quarantine_rows(folder: Path, manifest: Row) -> None:
     """Every refused row lies there with where it is from; one that cannot be parsed only as its place and a hash."""
     rows = [row for path in sorted(folder.glob("quarantine/*")) for row in parquet.read_table(path).to_pylist()]
-    quarantined = [manifest["counts"][name]["quarantined"] for name in ("interactions", "items")]
+    quarantined = [manifest["counts"][name]["quarantined"] for name in ("interactions", "items", "user_records")]
     assert len(rows) == sum(sum(counts.values()) for counts in quarantined)
     for row in rows:
         assert "/" not in row["source"]
@@ -177,14 +144,14 @@ def check_quarantine_rows(folder: Path, manifest: Row) -> None:
 
 def test_a_bad_row_lies_where_quarantine_says(tmp_path: Path) -> None:
     made(tmp_path, parquet_file)
-    events = parquet.read_table(tmp_path / "events.parquet")
+    events = parquet.read_table(tmp_path / "interactions.parquet")
     seen = 0
     for row in parquet.read_table(tmp_path / "dataset" / "quarantine" / "interactions-00000.parquet").to_pylist():
-        assert row["source"] == "events.parquet"
+        assert row["source"] == "interactions.parquet"
         if row["record"] is not None:
             assert json.loads(row["record"])["user_id"] == events["user_id"][row["row"]].as_py()
             seen += 1
-    assert seen == sum(len(rows) for rows in REFUSED.values())
+    assert seen == len(planted(REFUSED))
 
 
 def test_more_than_the_limit_is_refused_and_nothing_is_published(tmp_path: Path) -> None:

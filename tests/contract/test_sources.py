@@ -193,5 +193,5 @@ def test_a_column_that_the_layout_needs_is_missed_by_name(tmp_path: Path) -> Non
     path = tmp_path / "ml-100k.inter"
     path.write_text(path.read_text().replace("user_id:token", "user:token", 1))
     config = DataConfig(source=source, privacy=PLAIN)
-    with pytest.raises(ValueError, match=r'ml-100k.inter: .*"user_id".*; it has user, item_id, rating, timestamp: '):
+    with pytest.raises(ValueError, match=r'ml-100k.inter: .*"user_id".* of 4 columns: is its first line a header, '):
         prepare(config, str(tmp_path / "dataset"), seed=0, provenance={}, run=in_process)

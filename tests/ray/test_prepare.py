@@ -3,10 +3,8 @@
 import json
 import os
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,34 +12,26 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+import ray
 from pyarrow import parquet
 from ray.exceptions import RayTaskError
 
+from rayrec import stages
 from rayrec.config import is_refusal
 from rayrec.data.clean import check_quarantine
-from rayrec.data.config import DataConfig
+from rayrec.data.config import CleanConfig, DataConfig, PrivacyConfig
 from rayrec.data.job import prepare
 from rayrec.data.prepare import on_ray
 from rayrec.data.work import Result, Task, in_process
+from rayrec.stages import RunConfig
 from rayrec.storage import verify
+from tests.driver import preparing
 from tests.synthetic import PLAIN, generate, write
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
+KILLED_PHASES = ("items", "interactions", "users-written", "item-stats")
 LOGS = generate(num_users=60, num_items=60, num_interactions=1800)
-KILLED_DRIVER = """
-import sys, time
-from rayrec.data.config import DataConfig
-from rayrec.data.job import prepare
-
-def slowly(function, tasks, title):
-    for task in tasks:
-        yield function(task)
-        time.sleep(0.05)
-
-config = DataConfig.model_validate_json(sys.argv[1])
-prepare(config, sys.argv[2], seed=0, provenance={"code": "test"}, run=slowly)
-"""
 
 
 @pytest.fixture(scope="module")
@@ -73,12 +63,12 @@ def test_ray_gives_the_same_bytes_as_one_process(config: DataConfig, alone: dict
 
 
 def killing(function: Callable[[Task], Result], tasks: Sequence[Task], title: str, flag: Path) -> Iterator[Result]:
-    """Runs on Ray; the worker of the first task of a phase dies by SIGKILL once its work is done."""
+    """Runs on Ray; the worker of the first task of some phases dies by SIGKILL once its work is done."""
     mark = str(flag / title)
 
     def task_or_death(task: Task) -> Result:
         result = function(task)
-        if not os.path.exists(mark):
+        if title in KILLED_PHASES and not os.path.exists(mark):
             open(mark, "w").close()
             os.kill(os.getpid(), signal.SIGKILL)
         return result
@@ -90,19 +80,18 @@ def test_workers_that_are_killed_change_no_byte(config: DataConfig, alone: dict[
     flag = tmp_path / "killed"
     flag.mkdir()
     assert made(config, tmp_path / "dataset", partial(killing, flag=flag)) == alone
-    assert {"interactions", "users-written"} <= {path.name for path in flag.iterdir()}
+    assert {path.name for path in flag.iterdir()} == set(KILLED_PHASES)
 
 
 def test_a_killed_driver_leaves_what_the_next_one_needs(
-    config: DataConfig, alone: dict[str, Any], tmp_path: Path
+    config: DataConfig, alone: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    driver = subprocess.Popen([sys.executable, "-c", KILLED_DRIVER, config.model_dump_json(), str(tmp_path)])
-    deadline = time.monotonic() + 60
-    while not list(tmp_path.glob("_work/*/interactions/done/*2.json")) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    driver.kill()
-    assert driver.wait() == -signal.SIGKILL
-    records = {path: path.stat().st_mtime_ns for path in tmp_path.glob("_work/*/*/done/*.json")}
+    run = RunConfig(run=str(tmp_path / "run"), data=config)
+    with preparing(run, tmp_path) as driver:
+        driver.wait_for(lambda: list(tmp_path.glob("run/dataset/_work/*/interactions/done/*2.json")))
+        driver.kill()
+    assert not Path(run.dataset, "manifest.json").exists()
+    records = {path: path.stat().st_mtime_ns for path in tmp_path.glob("run/dataset/_work/*/*/done/*.json")}
     assert len(records) >= 4
     seen = dict[Path, int]()
 
@@ -110,8 +99,35 @@ def test_a_killed_driver_leaves_what_the_next_one_needs(
         yield from on_ray(function, tasks, title)
         seen.update({path: path.stat().st_mtime_ns for path in records if path.exists()})
 
-    assert made(config, tmp_path, looking) == alone
+    monkeypatch.setattr("rayrec.data.prepare.on_ray", looking)
+    stages.prepare(run)
     assert seen == records
+    again = verify(run.dataset, "dataset")
+    assert {key: again[key] for key in alone.keys() - {"code"}} == {key: alone[key] for key in alone.keys() - {"code"}}
+
+
+def printing(task: str) -> str:
+    print(task)
+    return task
+
+
+def test_no_log_of_ray_tells_of_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    users = pa.array([f"rawuser-{place % 60}" for place in range(1800)])
+    reviews = pa.array(["write to anna.geheim@planted-mail.example"] * 1800)
+    events = LOGS.interactions.set_column(0, "user_id", users).append_column("review", reviews)
+    times = pa.array([-5, *events["timestamp"].to_pylist()[1:]])
+    logs = replace(LOGS, interactions=events.set_column(2, "timestamp", times))
+    monkeypatch.setenv("RAYREC_TEST_KEY", "k" * 32)
+    config = DataConfig(source=write(logs, tmp_path / "logs"), privacy=PrivacyConfig(key_env="RAYREC_TEST_KEY"))
+    strict = config.model_copy(update={"clean": CleanConfig(quarantine_limit=0)})
+    with pytest.raises(ValueError, match="1 of 1800 interactions"):
+        made(strict, tmp_path / "refused", on_ray)
+    made(config, tmp_path / "made", on_ray)
+    assert list(on_ray(printing, ["a worker's word"], "printing")) == ["a worker's word"]
+    folder = Path(ray._private.worker.global_worker.node.get_logs_dir_path())
+    logged = [path.read_text(errors="replace") for path in folder.rglob("*") if path.is_file()]
+    assert any("a worker's word" in text for text in logged)
+    assert [text for text in logged if "rawuser-" in text or "anna.geheim" in text or "k" * 32 in text] == []
 
 
 def test_a_refusal_in_a_worker_is_one_here_and_a_failure_is_none() -> None:

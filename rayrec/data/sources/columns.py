@@ -53,8 +53,14 @@ def _table(uri: str, columns: _Map, convert: Callable[[pa.Table], pa.Table]) -> 
 
 
 def _require(uri: str, wanted: list[str | None], found: list[str]) -> None:
-    for name in wanted:
-        if name is not None and name not in found:
+    names = [name for name in wanted if name is not None]
+    if names and not set(names) & set(found):  # what stands there may be data, so it is not shown
+        raise ValueError(
+            f"{uri!r} has {len(found)} columns, none of them called {', '.join(map(repr, names))}: is its first line a "
+            "header? Name its columns under source.columns"
+        )
+    for name in names:
+        if name not in found:
             near = difflib.get_close_matches(name, found, n=1, cutoff=0.4)
             hint = f"did you mean {near[0]!r}? " if near else ""
             raise ValueError(

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from rayrec.data.listing import check_scheme
 from rayrec.data.sources.amazon import read_amazon
 from rayrec.data.sources.columns import read_columns
 from rayrec.data.sources.config import Source
@@ -42,12 +43,7 @@ def read_logs(source: Source, allowed: Sequence[str]) -> Logs:
         ValueError: a scheme is not allowed, or the source cannot read what is there.
     """
     for uri in named_uris(source):
-        scheme = uri.partition("://")[0] if "://" in uri else "file"
-        if scheme not in allowed:
-            raise ValueError(
-                f"{uri!r} has the scheme {scheme!r}; data.allowed_schemes has {', '.join(allowed)}: add it there if "
-                "meant"
-            )
+        check_scheme(uri, allowed)
     return SOURCES[source.kind](source)
 
 

@@ -62,8 +62,8 @@ def _title(uri: str) -> str:
     found = [name for name in TITLES if name in columns]
     if not found:
         raise ValueError(
-            f"{uri!r} has no title; expected one of the columns {', '.join(TITLES)}, found {', '.join(columns)}: "
-            "rename the one that names the item in the first line"
+            f"{uri!r} has no title; expected one of the columns {', '.join(TITLES)}, found none of them among "
+            f"{len(columns)}: rename the one that names the item in the first line"
         )
     return found[0]
 
