@@ -13,7 +13,8 @@ rayrec does more (see data_peers.py): texts, terms and profiles, redaction, quar
 killed job that goes on. RecBole's loader does another job and is timed for its own sake (see data_recbole.py).
 Each contender runs in a process of its own with two threads (rayrec: a Ray of two CPUs with an object store of 500 MB);
 before each the logs are read once, so that all find them in the page cache. Seconds are those of the job: imports and
-Ray's start-up are told apart. The counts of all outputs must agree, or nothing is written.
+the start-up of Ray, its workers and Ray Data's actors (a phase that does nothing) are told apart as `setup_s`. The
+counts of all outputs must agree, or nothing is written.
 
     python benchmarks/data.py --rows 10m                               # rayrec, duckdb, polars -> results/data-10m.json
     python benchmarks/data.py --rows 1m --contenders rayrec,recbole --recbole-python ENVIRONMENT/bin/python

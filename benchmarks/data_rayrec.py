@@ -63,8 +63,14 @@ class Timed:
         self.seconds[title] = round(self.seconds.get(title, 0.0) + time.perf_counter() - began, 3)
 
 
+def at_rest(number: int) -> int:
+    """Long enough for each worker to take one: afterwards all have imported what they need, as the peers have."""
+    time.sleep(0.3)
+    return number
+
+
 def rayrec_job(logs: Path, out: Path) -> dict[str, Any]:
-    """Starts Ray, then prepares.
+    """Starts Ray, its workers and the actors of Ray Data, then prepares.
 
     Args:
         logs: from synthetic_logs.py.
@@ -78,6 +84,7 @@ def rayrec_job(logs: Path, out: Path) -> dict[str, Any]:
         include_dashboard=False,
         log_to_driver=False,
     )
+    list(on_ray(at_rest, range(2 * THREADS), "starting"))
     clock.lap("ray")
     described = provenance({"data": config.model_dump(mode="json")})
     made = prepare(config, str(out), seed=SEED, provenance=described, run=run)

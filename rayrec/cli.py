@@ -98,7 +98,7 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument("--user", metavar="ID", required=True, help="as in the logs; it is printed nowhere")
             command.add_argument("--into", metavar="RUN", required=True, help="run folder of the new dataset")
             command.add_argument(
-                "--bundles", metavar="URI", help="where bundles are looked for; by default the folder the run lies in"
+                "--bundles", metavar="URI", help="folder of runs whose weights and bundles are looked at"
             )
         if verb == "recommend":
             command.add_argument(

@@ -106,7 +106,7 @@ class Privacy:
             return pa.chunked_array([part for part, _ in parts], texts.type), sum(changed for _, changed in parts)
         if pa.types.is_list(texts.type) or pa.types.is_large_list(texts.type):
             values, changed = self.redacted(texts.flatten())
-            return _lists_like(texts, values) if changed else texts, changed
+            return lists_like(texts, values) if changed else texts, changed
         maybe = pc.match_substring_regex(texts, MAYBE, ignore_case=True)
         suspects = texts.filter(maybe).dictionary_encode()
         clean = [redact_text(text, self.phone_regions) for text in suspects.dictionary.to_pylist()]
@@ -115,7 +115,7 @@ class Privacy:
         return pc.replace_with_mask(texts, maybe, altered) if changed else texts, changed
 
 
-def _lists_like(lists: pa.Array, values: pa.Array) -> pa.Array:
+def lists_like(lists: pa.Array, values: pa.Array) -> pa.Array:
     """The same lists of other values, as many as `lists.flatten()` has."""
     lengths = lists.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
     wide = pa.types.is_large_list(lists.type)

@@ -7,7 +7,7 @@ import os
 import secrets
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -111,15 +111,18 @@ def prepare(config: RunConfig) -> Summary:
 
 
 def forget(config: RunConfig, user: str, into: str, bundles: str | None = None) -> Summary:
-    """The run's dataset to one without a user, in another run; tells which bundles were trained with that user.
+    """The run's dataset to one without a user, in another run; tells what else may still hold that user.
+
+    Nothing of that is removed: `datasets` (the old one and the versions before it), `weights` and `bundles` trained on
+    them, and what is `not_looked_at`.
 
     Args:
         config: of the run.
         user: id as in the logs.
         into: URI of the other run.
-        bundles: URI below which bundles are looked for; by default the folder that the run lies in.
+        bundles: URI of a folder of runs whose weights and bundles are looked at; by default the one the run lies in.
     """
-    from rayrec.data.forget import bundles_trained_on
+    from rayrec.data.forget import NOT_LOOKED_AT, datasets_before, trained_on
     from rayrec.data.forget import forget as run_forget
     from rayrec.data.prepare import on_ray
     from rayrec.privacy import privacy_of
@@ -130,8 +133,10 @@ def forget(config: RunConfig, user: str, into: str, bundles: str | None = None) 
     with ray_session():
         done = run_forget(config.dataset, published, user, privacy=privacy, run=on_ray)
     folder = bundles or storage.absolute(config.run).rstrip("/").rpartition("/")[0]
-    trained = bundles_trained_on(folder, storage.manifest(published, "dataset")["ancestors"])
-    return {"stage": "forget", "published": published, **done, **trained}
+    datasets = datasets_before(config.dataset)
+    trained = trained_on(config.run, folder, datasets, storage.manifest(published, "dataset")["ancestors"])
+    others = {"datasets": datasets, **trained, "not_looked_at": NOT_LOOKED_AT}
+    return {"stage": "forget", "published": published, **done, **others}
 
 
 def train(config: RunConfig) -> Summary:
@@ -161,14 +166,15 @@ def evaluate(config: RunConfig) -> Summary:
     from rayrec.evaluate.evaluator import evaluate as run_evaluate
     from rayrec.evaluate.report import means, table_text
 
-    report = run_evaluate(
-        config.dataset,
-        config.weights,
-        config.report,
-        config=config.evaluate,
-        seed=config.seed,
-        provenance=_provenance_after_training(config, "evaluate"),
-    )
+    with ray_session() if config.evaluate.on_ray else nullcontext():
+        report = run_evaluate(
+            config.dataset,
+            config.weights,
+            config.report,
+            config=config.evaluate,
+            seed=config.seed,
+            provenance=_provenance_after_training(config, "evaluate"),
+        )
     print(table_text(report), file=sys.stderr)
     return {
         "stage": "evaluate",

@@ -75,11 +75,16 @@ def file_entry(path: str) -> dict[str, Any]:
 
 
 def write_bytes(uri: str, data: bytes) -> dict[str, Any]:
-    """Writes a file, making its directory, and returns its manifest entry: size in bytes and sha256."""
+    """Writes a file whole or not at all, making its directory; returns its manifest entry: size in bytes and sha256."""
     filesystem, path = _filesystem(uri)
     if "file" in filesystem.protocol:  # elsewhere a path is a name, and s3fs would make a bucket that it does not reach
         filesystem.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
-    filesystem.pipe_file(path, data)
+        part = f"{path}.{os.getpid()}"
+        with open(part, "wb") as file:
+            file.write(data)
+        os.replace(part, path)
+    else:  # an object store shows a whole object or none
+        filesystem.pipe_file(path, data)
     return {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
 

@@ -60,11 +60,6 @@ class Verdict:
         taken_R: np.ndarray = self.code_R == 0
         return taken_R
 
-    def counts(self) -> dict[str, int]:
-        """Refused rows by reason, those of which there are any."""
-        count = np.bincount(self.code_R, minlength=len(self.reasons) + 1)[1:]
-        return {reason: int(number) for reason, number in zip(self.reasons, count, strict=True) if number}
-
     def texts(self) -> pa.Array:
         """The reasons of the refused rows, in the order of the rows."""
         return pa.array(self.reasons, pa.string()).take(pa.array(self.code_R[self.code_R > 0] - 1))
@@ -137,7 +132,7 @@ def infinite(ratings: pa.Array) -> np.ndarray:
     return found
 
 
-def check_quarantine(counts: Mapping[str, int], total: int, limit: float, what: str) -> None:
+def check_quarantine(counts: Mapping[str, int], total: int, limit: float, what: str, needed: bool = True) -> None:
     """Refuses logs of which too much was quarantined.
 
     Args:
@@ -145,11 +140,12 @@ def check_quarantine(counts: Mapping[str, int], total: int, limit: float, what: 
         total: rows read.
         limit: the share that is tolerated.
         what: what the rows are, for the message.
+        needed: whether there must be rows.
 
     Raises:
-        ValueError: there is no row, or the share is above the limit.
+        ValueError: there is no row though one is needed, or the share is above the limit.
     """
-    if total == 0:
+    if total == 0 and needed:
         raise ValueError(f"the logs hold no {what}; expected at least one row: check source.* in the config")
     bad = sum(counts.values())
     if bad > limit * total:

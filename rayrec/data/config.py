@@ -69,7 +69,7 @@ class DataConfig(Frozen):
 class LoaderConfig(Frozen):
     """The order contract: V virtual streams, each packing its own micro-batches; then how they are read ahead.
 
-    `shuffle_window` counts rows and is rounded to whole row groups; `prefetch` counts steps. Remote files are kept in
+    `shuffle_window` counts rows and is rounded to whole row groups; a stream reads one ahead. Remote files are kept in
     `cache_folder`, by default below the system's temporary directory, up to `cache_mb` megabytes for a folder.
     """
 
@@ -77,6 +77,5 @@ class LoaderConfig(Frozen):
     slots_per_batch: int = Field(1600, ge=1)
     shuffle_window: int = Field(4096, ge=1)
     num_negatives: int = Field(256, ge=1)
-    prefetch: int = Field(4, ge=1)
     cache_mb: int = Field(8192, ge=1)
     cache_folder: str | None = None

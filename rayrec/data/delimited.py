@@ -46,6 +46,8 @@ def read_delimited(
 ) -> Iterator[tuple[pa.Table, list[Unparseable]]]:
     """Rows as strings (empty: null) and `row`, a block at a time, and the records that gave none.
 
+    Of a file without a line there is a block without rows, if its columns are known, or else none.
+
     Args:
         stream: the file.
         delimiter: one character, or several where nothing is quoted.
@@ -61,6 +63,8 @@ def read_delimited(
     chunks = whole_lines(stream, block_bytes, max_record)
     if not names:
         names, chunks = _header(chunks, delimiter, quoted, encoding)
+        if not names:
+            return
     mark = delimiter.encode()
     if quoted:
         chunks = quoted_records(chunks, mark, max_record)

@@ -18,12 +18,14 @@ from rayrec.data.clean import Verdict
 from rayrec.data.config import CleanConfig
 from rayrec.data.files import UNPARSEABLE, Block, Part, read_blocks
 from rayrec.data.work import Record, Work, slices_bytes, write_table
-from rayrec.privacy import Privacy
+from rayrec.privacy import Privacy, lists_like
 from rayrec.schema import QUARANTINE
 
 BLOCK_BYTES = 32 << 20
 USER_PREFIX, NAME_PREFIX = "user:", "name:"
 """Of heads and tails of triples."""
+LONGEST_FINDING = 320
+"""Characters of the longest e-mail address, which nothing else that is redacted exceeds but a URL."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,7 @@ Take = Callable[[pa.Table, Tally], Taken]
 
 
 def take_in(door: Door, table: str, take: Take, task: PartTask) -> Record:
-    """Reads a part, writes a file of slices a block and the part's quarantine file.
+    """Reads a part, writes a file of slices a block and, where rows of it are refused, one of quarantine/.
 
     Args:
         door: what rows pass.
@@ -100,23 +102,25 @@ def take_in(door: Door, table: str, take: Take, task: PartTask) -> Record:
     Returns:
         A record: rows, refused (by reason), cut, redacted, blocks (files of slices), hours (pairs of hour and count).
     """
-    tally, refused, rows, blocks = Tally(), list[pa.Table](), 0, 0
-    hours: Counter[int] = Counter()
+    tally, rows, blocks = Tally(), 0, 0
+    hours, refused = Counter[int](), Counter[str]()
     files: Record = {}
     for block in map(_in_unicode, read_blocks(task.part, BLOCK_BYTES)):
         canonical = _canonical(task, block.rows)
         taken = take(canonical, tally)
         files |= door.work.write(slices_path(door.work, table, task.number, blocks), slices_bytes(taken.buckets))
-        refused.append(_quarantined(door, table, task.source, canonical, taken.verdict, block))
+        quarantine = _quarantined(door, table, task.source, canonical, taken.verdict, block)
+        if len(quarantine):
+            path = f"quarantine/{table}-{task.number:05d}-{blocks:05d}.parquet"
+            files |= write_table(door.work.uri, path, quarantine)
+        for pair in pc.value_counts(quarantine["reason"]).to_pylist():
+            refused[pair["values"]] += pair["counts"]
         hours.update(_counts(taken.hours))
         rows += len(canonical) + len(block.refused)
         blocks += 1
-    quarantine = pa.concat_tables([QUARANTINE.empty_table(), *refused])
-    if len(quarantine):
-        files |= write_table(door.work.uri, f"quarantine/{table}-{task.number:05d}.parquet", quarantine)
     return {
         "rows": rows,
-        "refused": {pair["values"]: pair["counts"] for pair in pc.value_counts(quarantine["reason"]).to_pylist()},
+        "refused": dict(refused),
         "cut": tally.cut,
         "redacted": tally.redacted,
         "part": task.number,
@@ -152,13 +156,18 @@ def _in_unicode(block: Block) -> Block:
 
 
 def _undecodable(column: pa.Array) -> np.ndarray:
-    """bool [R]: rows of strings or lists of strings with a value that is no UTF-8."""
+    """bool [R]: rows with a string that is no UTF-8, however deep in lists and structs."""
+    if pa.types.is_struct(column.type):
+        bad_FR = np.array([_undecodable(field) for field in column.flatten()], bool)
+        return np.asarray(bad_FR.any(axis=0))
     if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
         bad = _undecodable(column.flatten())
         parents = pc.list_parent_indices(column).to_numpy(zero_copy_only=False)
         found = np.zeros(len(column), bool)
         found[parents[bad]] = True
         return found
+    if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+        return np.zeros(len(column), bool)
     values = column.cast(pa.large_binary()).to_pylist()
     return np.array([value is not None and not _decodes(value) for value in values], bool)
 
@@ -187,7 +196,8 @@ def _counts(hours: np.ndarray) -> dict[int, int]:
 def tidy(door: Door, texts: Any, tally: Tally) -> Any:
     """Texts cut to clean.max_text and redacted.
 
-    The cut is made twice, so that what straddles the first one is not left as half an address.
+    A gigantic one is cut before, for its own sake, and after: its end goes, so that what straddles the first cut is not
+    left as half an address.
 
     Args:
         door: what rows pass.
@@ -197,13 +207,17 @@ def tidy(door: Door, texts: Any, tally: Tally) -> Any:
     limit = door.clean.max_text
     if texts.null_count == len(texts):
         return texts
-    is_list = pa.types.is_list(texts.type)
-    long = 0 if is_list else pc.sum(pc.greater(pc.utf8_length(texts), limit)).as_py()
+    if pa.types.is_list(texts.type):
+        lists = texts.combine_chunks() if isinstance(texts, pa.ChunkedArray) else texts
+        return lists_like(lists, tidy(door, lists.flatten(), tally))
+    gigantic = pc.greater(pc.utf8_length(texts), 2 * limit + LONGEST_FINDING)
+    long = pc.sum(pc.greater(pc.utf8_length(texts), limit)).as_py() or 0
     if long:
-        texts = pc.utf8_slice_codeunits(texts, 0, 2 * limit)
+        texts = pc.utf8_slice_codeunits(texts, 0, 2 * limit + LONGEST_FINDING)
     texts, changed = door.privacy.redacted(texts)
     if long:
-        texts = pc.utf8_slice_codeunits(texts, 0, limit)
+        ended = pc.if_else(gigantic, pc.utf8_slice_codeunits(texts, 0, -LONGEST_FINDING), texts)
+        texts = pc.utf8_slice_codeunits(ended, 0, limit)
     tally.cut += long
     tally.redacted += changed
     return texts
@@ -214,7 +228,7 @@ def hidden(door: Door, names: pa.Array, tally: Tally) -> pa.Array:
     is_user, is_name = pc.starts_with(names, USER_PREFIX), pc.starts_with(names, NAME_PREFIX)
     bare = pc.utf8_slice_codeunits(names, len(USER_PREFIX))
     assert len(USER_PREFIX) == len(NAME_PREFIX)
-    users = pc.binary_join_element_wise(USER_PREFIX, door.privacy.pseudonyms(bare), "")
+    users = pc.binary_join_element_wise(USER_PREFIX, door.privacy.pseudonyms(pc.if_else(is_user, bare, None)), "")
     texts = pc.binary_join_element_wise(NAME_PREFIX, tidy(door, pc.if_else(is_name, bare, None), tally), "")
     return pc.if_else(is_user, users, pc.if_else(is_name, texts, names))
 

@@ -16,7 +16,7 @@ import pyarrow as pa
 from rayrec.data.delimited import header, read_delimited
 from rayrec.data.json_lines import array_keys, keys, read_json_array, read_json_lines
 from rayrec.data.lines import Unparseable, UnreadableError
-from rayrec.data.listing import ending, files_at, opened
+from rayrec.data.listing import Found, ending, files_at, opened
 from rayrec.data.parquet import cut, names, read_parquet
 from rayrec.storage import ALLOWED_SCHEMES
 
@@ -88,6 +88,7 @@ class Part:
         groups: row groups from and to (exclusive); None for a whole file of text.
         first_row: the number of the first row within the file.
         size: bytes, as stored.
+        version: of the file, from listing.Found.
     """
 
     uri: str
@@ -95,6 +96,7 @@ class Part:
     groups: tuple[int, int] | None
     first_row: int
     size: int
+    version: str = ""
 
 
 UNPARSEABLE = pa.schema(
@@ -141,16 +143,16 @@ def parts_of(
     """
     files = [file for uri in uris for file in files_at(uri, allowed)]
     if not isinstance(form, Parquet):
-        return [Part(uri, form, None, 0, size) for uri, size in files]
+        return [Part(file.uri, form, None, 0, file.size, file.version) for file in files]
     with ThreadPoolExecutor(_READERS_OF_FOOTERS) as pool:
-        parts = pool.map(partial(_parts_of_file, form=form, part_bytes=part_bytes), [uri for uri, _ in files])
+        parts = pool.map(partial(_parts_of_file, form=form, part_bytes=part_bytes), files)
         return list(itertools.chain.from_iterable(parts))
 
 
-def _parts_of_file(uri: str, form: Parquet, part_bytes: int) -> list[Part]:
-    with _blaming(uri, form), opened(uri, seekable=True) as file:
+def _parts_of_file(found: Found, form: Parquet, part_bytes: int) -> list[Part]:
+    with _blaming(found.uri, form), opened(found.uri, seekable=True) as file:
         cuts = cut(file, form.columns, part_bytes)
-    return [Part(uri, form, groups, first_row, size) for groups, first_row, size in cuts]
+    return [Part(found.uri, form, groups, first_row, size, found.version) for groups, first_row, size in cuts]
 
 
 def guess_format(uris: Sequence[str], fields: Sequence[str], allowed: Sequence[str] = ALLOWED_SCHEMES) -> Format:
@@ -159,7 +161,7 @@ def guess_format(uris: Sequence[str], fields: Sequence[str], allowed: Sequence[s
     Raises:
         ValueError: the ending tells nothing, or there are several.
     """
-    files = [uri for place in uris for uri, _ in files_at(place, allowed)]
+    files = [file.uri for place in uris for file in files_at(place, allowed)]
     found = sorted({ending(uri) for uri in files})
     kinds = {KINDS.get(name) for name in found}
     if len(kinds) > 1 or None in kinds:
@@ -181,8 +183,8 @@ def guess_format(uris: Sequence[str], fields: Sequence[str], allowed: Sequence[s
 def column_names(uris: Sequence[str], form: Format, allowed: Sequence[str] = ALLOWED_SCHEMES) -> list[str]:
     """The names in the first file that has any; of JSON, the keys of its first records."""
     for place in uris:
-        for uri, _ in files_at(place, allowed):
-            if found := _names_in(uri, form):
+        for file in files_at(place, allowed):
+            if found := _names_in(file.uri, form):
                 return found
     return []
 
@@ -197,7 +199,8 @@ def _names_in(uri: str, form: Format) -> list[str]:
 
 
 def read_blocks(part: Part, block_bytes: int = 16 << 20) -> Iterator[Block]:
-    """The rows of a part, a block at a time, so that memory does not grow with the file; one block at least.
+    """The rows of a part, a block at a time, so that memory does not grow with the file; one block at least, but none
+    of text that is empty and would have named its columns in its first line.
 
     Lines that are empty do not count. A column of the file's own that is called `row` is left out.
 

@@ -3,8 +3,11 @@
 Files that do not hold the user are copied undecoded; the others are written anew without the user's rows, and with the
 user's events, as far as histories/ holds them, subtracted from item_stats/ (events beyond `data.max_history` have no
 name in a dataset any more, so their counts stay). In the manifest, counts of users and rows are those of the new
-version; counts of what was read, kept and filtered go on telling of the logs as they were. There are no feedback logs
-yet. Neither the user's id nor its pseudonym is written or printed anywhere.
+version; counts of what was read, kept and filtered go on telling of the logs as they were. Neither the user's id nor
+its pseudonym is written or printed anywhere.
+
+Nothing else is changed. What goes on holding the user, and is to be removed by hand: the old dataset and the versions
+before it (datasets_before), weights and bundles trained on them (trained_on), and what is NOT_LOOKED_AT.
 """
 
 import io
@@ -30,13 +33,22 @@ from rayrec.data.work import WORK, Record, Run, Work, open_work, phase, remove, 
 from rayrec.item_stats import DAY_MS
 from rayrec.privacy import Privacy
 from rayrec.schema import HISTORIES, ITEM_STATS, LIKED
-from rayrec.storage import MANIFEST, absolute, is_published, manifest, publish
+from rayrec.storage import absolute, is_published, join, manifest, publish
+
+NOT_LOOKED_AT = (
+    "the logs",
+    "unfinished trainings, reports",
+    "what loaders of each machine keep in loader.cache_folder",
+    "copies of any of these elsewhere",
+)
+"""What may hold a forgotten user besides datasets, weights and bundles."""
 
 
 def forget(source: str, uri: str, user_id: str, *, privacy: Privacy, run: Run) -> Record:
     """Publishes a version of a dataset without one user; nothing is left of that user, or nothing is published.
 
-    Killed and called again it goes on; where that version is published already, it is only searched again.
+    Killed and called again it goes on; where that version is published already, it is only searched again. What goes
+    on holding the user: see the top of this file.
 
     Args:
         source: URI of the dataset.
@@ -50,7 +62,7 @@ def forget(source: str, uri: str, user_id: str, *, privacy: Privacy, run: Run) -
 
     Raises:
         ValueError: the dataset does not know the user, was made with another key, or something else is published at
-            `uri`; or something of the user was left.
+            `uri`, a version without another user among it; or something of the user was left.
     """
     return retried(partial(_forget, source, uri, user_id, privacy, run))
 
@@ -64,12 +76,9 @@ def _forget(source: str, uri: str, user_id: str, privacy: Privacy, run: Run) -> 
             f"{about['privacy']['key_fingerprint']!r}, this one has {privacy.key_fingerprint!r}); expected the same: "
             "put that key into the variable that data.privacy.key_env names"
         )
-    if is_published(uri):
-        there = manifest(uri, "dataset")
-        if there["ancestors"] != list(old.ancestors) or "forgotten_rows" not in there:
-            raise ValueError(f"{absolute(uri)} holds another dataset; expected none: choose another run folder")
-        remove(uri, WORK)  # left where a call was killed after its manifest
-        return {**there["forgotten_rows"], **_proved(uri, who, run)}
+    there = manifest(uri, "dataset") if is_published(uri) else None
+    if there is not None and (there["ancestors"] != list(old.ancestors) or "forgotten_rows" not in there):
+        raise ValueError(f"{absolute(uri)} holds another dataset; expected none: choose another run folder")
     work = open_work(uri, [old.fingerprint, who.name])
     looked = phase(work, "forget-looking", partial(look, old, who), _numbered(old.files), run)
     holding = {record["path"] for record in looked if record["held"]}
@@ -78,6 +87,10 @@ def _forget(source: str, uri: str, user_id: str, privacy: Privacy, run: Run) -> 
         raise ValueError(
             f"{old.uri} holds nothing of this user; expected the id as it stands in the logs: check its spelling"
         )
+    if there is not None:
+        remove(uri, WORK)
+        _check_same_user(published(uri), who, holding, run)
+        return {**there["forgotten_rows"], **_proved(uri, who, run)}
     write = partial(write_without, work, old, who, counts_of(old, who), holding)
     removed, counts, files = dict[str, int](), dict[str, Any](), Record()
     for record in phase(work, "forget", write, _numbered(old.files), run):
@@ -91,7 +104,8 @@ def _forget(source: str, uri: str, user_id: str, privacy: Privacy, run: Run) -> 
         "forgotten_rows": {"removed": dict(sorted(removed.items())), "rewritten": len(holding)},
         "counts": corrected(about["counts"], counts, any(path.startswith(("histories/", "rows/")) for path in holding)),
     }
-    del about["kind"], about["files"]
+    for name in ("kind", "files", "logs"):  # no logs give this version
+        about.pop(name, None)
     if in_bytes(json.dumps(about, ensure_ascii=False).encode(), who):
         raise ValueError(
             f"the manifest of {old.uri} names the user, and so would the new one; expected names of files and settings "
@@ -101,6 +115,16 @@ def _forget(source: str, uri: str, user_id: str, privacy: Privacy, run: Run) -> 
     publish(uri, "dataset", files, **about)
     remove(uri, WORK)
     return {**about["forgotten_rows"], **proof, "files": proof["files"] + 1}
+
+
+def _check_same_user(there: Previous, who: Who, holding: set[str], run: Run) -> None:
+    """Refuses a published version that still has rows about the user, in one of the files that had them."""
+    looked = run(partial(look, there, who), sorted(holding & there.files.keys()), "forget: looking")
+    if any(record["held"] for record in looked):
+        raise ValueError(
+            f"{there.uri} holds a version without another user than this one; expected none: choose another run folder "
+            "(to forget both, forget this one from that version)"
+        )
 
 
 def _numbered(files: Mapping[str, Any]) -> dict[str, str]:
@@ -223,25 +247,44 @@ def _proved(uri: str, who: Who, run: Run) -> Record:
     return found
 
 
-def bundles_trained_on(folder: str, fingerprints: Sequence[str]) -> dict[str, list[str]]:
-    """The bundles below a folder that were trained on one of some datasets, and those that do not say on which.
+def datasets_before(uri: str) -> list[str]:
+    """A dataset and those that it goes on from by data.previous, as far as they are published: URIs, the newest first.
+
+    From what a version without another user was made is not known.
+    """
+    found: list[str] = []
+    older: str | None = uri
+    while older is not None and absolute(older) not in found and is_published(older):
+        found.append(absolute(older))
+        older = manifest(older, "dataset")["data"].get("previous")
+    return found
+
+
+def trained_on(run: str, folder: str, datasets: Sequence[str], fingerprints: Sequence[str]) -> dict[str, list[str]]:
+    """What a run and the runs in a folder have trained on some datasets.
 
     Args:
-        folder: URI; nothing need be there.
-        fingerprints: of the datasets.
+        run: URI of a run.
+        folder: URI; nothing need be there. Of each run just below it, `weights` and `bundle` are looked at.
+        datasets: their URIs, which weights name.
+        fingerprints: theirs, which bundles name.
 
     Returns:
-        URIs under `bundles` and `bundles_that_do_not_say`.
+        URIs under `weights`, `bundles` and `bundles_that_do_not_say`.
     """
     filesystem, root = fsspec.core.url_to_fs(absolute(folder))
-    trained, silent = [], []
-    for path in sorted(filesystem.find(root)):
-        if not path.endswith(f"/{MANIFEST}"):
-            continue
-        uri = absolute(filesystem.unstrip_protocol(path[: -len(MANIFEST) - 1]))
-        about = json.loads(filesystem.cat_file(path))
-        if about.get("kind") == "bundle" and "dataset" not in about:
-            silent.append(uri)
-        elif about.get("kind") == "bundle" and about["dataset"] in fingerprints:
-            trained.append(uri)
-    return {"bundles": trained, "bundles_that_do_not_say": silent}
+    filesystem.invalidate_cache()
+    listed = filesystem.ls(root, detail=False) if filesystem.exists(root) else []
+    names = [path.rstrip("/").rpartition("/")[2] for path in listed]
+    found: dict[str, list[str]] = {"weights": [], "bundles": [], "bundles_that_do_not_say": []}
+    for each in sorted({absolute(run).rstrip("/"), *(join(absolute(folder), name) for name in names)}):
+        weights, bundle = join(each, "weights"), join(each, "bundle")
+        if is_published(weights) and manifest(weights).get("dataset") in datasets:
+            found["weights"].append(weights)
+        if is_published(bundle):
+            dataset = manifest(bundle).get("dataset")
+            if dataset is None:
+                found["bundles_that_do_not_say"].append(bundle)
+            elif dataset in fingerprints:
+                found["bundles"].append(bundle)
+    return found

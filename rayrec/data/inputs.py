@@ -1,5 +1,7 @@
 """What a job reads: the parts of every table of the logs, and the names by which quarantine/ calls their files."""
 
+import hashlib
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -27,12 +29,21 @@ class Inputs:
     order_only: bool
 
     def described(self) -> list[list[Any]]:
-        """JSON: every part with its size; other logs give another list."""
+        """JSON: every part with its size and version; logs that were written anew give another list."""
         return [
-            [table, task.part.uri, task.part.groups, task.part.size]
+            [table, task.part.uri, task.part.groups, task.part.size, task.part.version]
             for table, tasks in self.parts.items()
             for task in tasks
         ]
+
+    def digest(self) -> str:
+        """sha256 of the names and sizes of all parts: the same for a copy of the logs that lies elsewhere."""
+        names = [
+            [table, task.source, task.part.groups, task.part.size]
+            for table, tasks in self.parts.items()
+            for task in tasks
+        ]
+        return hashlib.sha256(json.dumps(names).encode()).hexdigest()
 
 
 def list_inputs(logs: Logs, config: DataConfig) -> Inputs:

@@ -204,7 +204,7 @@ def _refuse_collisions(first: pa.ChunkedArray, second: pa.ChunkedArray) -> None:
         pair = [column.filter(different)[0].as_py() for column in (first, second)]
         raise ValueError(
             f"the items {pair[0]!r} and {pair[1]!r} have the same 64-bit hash, which orders the catalogue; expected "
-            "distinct hashes: choose another seed"
+            "distinct hashes: rename one of them"
         )
 
 

@@ -17,7 +17,7 @@ from rayrec.data import shards
 from rayrec.data.config import DataConfig
 from rayrec.data.door import Door, PartTask
 from rayrec.data.files import Parquet, Part
-from rayrec.data.inputs import list_inputs
+from rayrec.data.inputs import Inputs, list_inputs
 from rayrec.data.intake import takers
 from rayrec.data.items import catalogue
 from rayrec.data.phases import Job, TakenIn, balance, sum_counts, take_all
@@ -42,7 +42,7 @@ PARQUET_ROW_BYTES, TEXT_ROW_BYTES, COMPRESSED_ROW_BYTES = 12, 64, 16
 def prepare(
     config: DataConfig, uri: str, *, seed: int, provenance: Mapping[str, Any], run: Run, logs: Logs | None = None
 ) -> Record:
-    """Makes and publishes a dataset; returns at once where the same one is published already.
+    """Makes and publishes a dataset; returns at once where the same one, of the same logs, is published already.
 
     A job that was killed goes on where it stopped, if neither the config nor the logs have changed.
 
@@ -72,7 +72,11 @@ def _prepare(
     names = config.privacy
     privacy = privacy_of(names.user_ids, names.key_env, names.redact, names.phone_regions)
     if is_published(uri):
-        return _published(uri, described, privacy)
+        found = _published(uri, described, privacy)
+        if "logs" in found:  # else a user was removed, and it is what no logs give
+            logs = logs or read_logs(config.source, config.allowed_schemes)
+            _check_logs(uri, found["logs"], list_inputs(logs, config))
+        return found
     previous = None if config.previous is None else open_previous(config, seed, privacy)
     logs = logs or read_logs(config.source, config.allowed_schemes)
     warnings = split_warnings(config, logs.order_only)
@@ -84,6 +88,7 @@ def _prepare(
     work = open_work(uri, determined_by)
     job = Job(config, seed, inputs, Door(work, config.clean, privacy, seed, inputs.order_only), run, previous)
     about = {**provenance, "seed": seed, "data": described, "warnings": warnings, "ancestors": ancestors}
+    about["logs"] = inputs.digest()
     return make_dataset(job, about)
 
 
@@ -147,6 +152,16 @@ def _published(uri: str, described: dict[str, Any], privacy: Privacy) -> dict[st
         )
     remove(uri, WORK)  # left where a job was killed after its manifest
     return found
+
+
+def _check_logs(uri: str, digest: str, inputs: Inputs) -> None:
+    """Refuses a dataset whose logs had another digest than those of the config have now."""
+    if digest != inputs.digest():
+        raise ValueError(
+            f"{absolute(uri)} holds a dataset made of other logs: their files had other names or sizes; expected those "
+            "it was made of: choose another run folder, with data.previous naming this dataset where the logs are new "
+            "days, or remove it"
+        )
 
 
 def user_buckets(parts: list[PartTask]) -> int:

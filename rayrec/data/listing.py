@@ -2,9 +2,9 @@
 
 import contextlib
 import posixpath
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import fsspec
 import pyarrow as pa
@@ -15,10 +15,23 @@ from rayrec.storage import ALLOWED_SCHEMES, absolute
 
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
 _HIDDEN = (".", "_")
+_VERSIONS = ("ETag", "etag", "md5Hash", "mtime", "LastModified", "last_modified", "created")
+"""Where filesystems say which version of a file they list, the most telling first."""
 
 
-def files_at(uri: str, allowed: Sequence[str]) -> list[tuple[str, int]]:
-    """URI and size of every file of a file, folder or glob, by name.
+class Found(NamedTuple):
+    """A file: its URI, bytes as stored, and what differs where it was written anew (empty where storage says nothing).
+
+    The version is the same in any process, but not of a copy.
+    """
+
+    uri: str
+    size: int
+    version: str
+
+
+def files_at(uri: str, allowed: Sequence[str]) -> list[Found]:
+    """Every file of a file, folder or glob, by name.
 
     Raises:
         ValueError: the scheme is not allowed, nothing is there, or a folder has files of several endings.
@@ -26,12 +39,12 @@ def files_at(uri: str, allowed: Sequence[str]) -> list[tuple[str, int]]:
     return retried(partial(_files_at, uri, allowed))
 
 
-def _files_at(uri: str, allowed: Sequence[str]) -> list[tuple[str, int]]:
+def _files_at(uri: str, allowed: Sequence[str]) -> list[Found]:
     filesystem, path = _located(uri, allowed)
     where = absolute(uri)
     if filesystem.exists(path):
         if filesystem.isfile(path):
-            return [(where, int(filesystem.size(path)))]
+            return [_found(where, filesystem.info(path))]
         found, base = _below(filesystem, path), where
         endings = sorted({ending(name) for name in found})
         if len(endings) > 1:
@@ -51,7 +64,12 @@ def _files_at(uri: str, allowed: Sequence[str]) -> list[tuple[str, int]]:
             "matches some: names that begin with a dot or an underscore do not count"
         )
     folder = base if base.endswith("/") else base + "/"
-    return [(folder + name[len(path) :].lstrip("/"), size) for name, size in sorted(found.items())]
+    return [_found(folder + name[len(path) :].lstrip("/"), info) for name, info in sorted(found.items())]
+
+
+def _found(uri: str, info: Mapping[str, Any]) -> Found:
+    version = next((str(info[key]) for key in _VERSIONS if info.get(key) is not None), "")
+    return Found(uri, int(info["size"]), version)
 
 
 def check_scheme(uri: str, allowed: Sequence[str]) -> None:
@@ -84,22 +102,19 @@ def _filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
     return filesystem, path
 
 
-def _below(filesystem: fsspec.AbstractFileSystem, path: str) -> dict[str, int]:
-    """Files below a folder with their sizes."""
-    return {
-        name: int(info["size"])
-        for name, info in filesystem.find(path, detail=True).items()
-        if not _is_hidden(name[len(path) :])
-    }
+def _below(filesystem: fsspec.AbstractFileSystem, path: str) -> dict[str, Any]:
+    """Files below a folder, as they are listed."""
+    listed = filesystem.find(path, detail=True).items()
+    return {name: info for name, info in listed if not _is_hidden(name[len(path) :])}
 
 
-def _matching(filesystem: fsspec.AbstractFileSystem, pattern: str, base: str) -> dict[str, int]:
-    """Files that a glob matches, and those below folders that it matches, with their sizes; `base` has no wildcard."""
-    found: dict[str, int] = {}
+def _matching(filesystem: fsspec.AbstractFileSystem, pattern: str, base: str) -> dict[str, Any]:
+    """Files that a glob matches, and those below folders that it matches, as listed; `base` has no wildcard."""
+    found: dict[str, Any] = {}
     meant = _is_hidden(pattern[len(base) :])
     for name, info in filesystem.glob(pattern, detail=True).items():
         if meant or not _is_hidden(name[len(base) :]):
-            found.update(_below(filesystem, name) if info["type"] == "directory" else {name: int(info["size"])})
+            found.update(_below(filesystem, name) if info["type"] == "directory" else {name: info})
     return found
 
 

@@ -86,7 +86,7 @@ def take_all(job: Job, table: str, take: Take) -> TakenIn:
     """Takes in every part of a table.
 
     Raises:
-        ValueError: too much of it is refused.
+        ValueError: too much of it is refused, or nothing can be made without its rows and there are none.
     """
     parts = job.inputs.parts[table]
     limit, whole = job.config.clean.quarantine_limit, sum(task.part.size for task in parts)
@@ -102,7 +102,8 @@ def take_all(job: Job, table: str, take: Take) -> TakenIn:
                 counts[table] = counts.get(table, 0) + record[name]
         if stop_early(sum(refused.values()), rows, limit, seen / max(whole, 1)):
             break
-    check_quarantine(refused, rows, limit, table)
+    needed = table == "interactions" or (table == "items" and job.previous is None)
+    check_quarantine(refused, rows, limit, table, needed)
     paths = [slices_path(job.work, table, part, block) for part in sorted(blocks) for block in range(blocks[part])]
     return TakenIn(dict(sorted(refused.items())), hours, paths, blocks, rows - sum(refused.values()))
 

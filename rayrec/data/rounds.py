@@ -1,6 +1,6 @@
 """What a plan must know of all users at once, found in rounds over all buckets of them: the k-core, few-shot limits."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -11,7 +11,7 @@ from rayrec.data import passes
 from rayrec.data.plan import Plan
 from rayrec.data.shards import bucket_events
 from rayrec.data.split import few_shot_threshold
-from rayrec.data.work import Record, Run, Work, phase, read_slices, slices_bytes
+from rayrec.data.work import READS_AT_ONCE, Record, Run, Work, phase, read_slices, slices_bytes
 
 Look = Callable[[pa.Table, Plan], pa.Table]
 
@@ -27,11 +27,19 @@ def seen_whole(plan: Plan, work: Work, paths: Sequence[str], buckets: int, run: 
         run: how tasks are run.
     """
 
-    def ask(name: str, look: Look, plan: Plan) -> list[pa.Table]:
+    def ask(name: str, look: Look, plan: Plan) -> Iterator[pa.Table]:
         tasks = {f"{bucket:06d}": bucket for bucket in range(buckets)}
         for _ in phase(work, name, partial(_answer, work, plan, paths, name, look), tasks, run):
             pass
-        return read_slices(work, [_path(work, name, bucket) for bucket in range(buckets)], 0)
+        for first in range(0, buckets, READS_AT_ONCE):
+            some = range(first, min(first + READS_AT_ONCE, buckets))
+            yield from read_slices(work, [_path(work, name, bucket) for bucket in some], 0)
+
+    def limit(name: str, look: Look, plan: Plan, count: int) -> int | None:
+        least = np.zeros(0, np.uint64)
+        for answer in ask(name, look, plan):
+            least = np.sort(np.concatenate([least, answer["draw"].to_numpy()]))[:count]
+        return few_shot_threshold([least], count)
 
     number = 0
     while passes.needs_core_passes(plan):
@@ -43,11 +51,11 @@ def seen_whole(plan: Plan, work: Work, paths: Sequence[str], buckets: int, run: 
             break
         plan, number = replace(plan, keep_item_N=keep_N), number + 1
     if plan.split.few_shot_users is not None:
-        draws = [answer["draw"].to_numpy() for answer in ask("few-shot-users", _user_draws, plan)]
-        plan = replace(plan, few_shot_user_limit=few_shot_threshold(draws, plan.split.few_shot_users))
+        few = limit("few-shot-users", _user_draws, plan, plan.split.few_shot_users)
+        plan = replace(plan, few_shot_user_limit=few)
     if plan.split.few_shot_interactions is not None:
-        draws = [answer["draw"].to_numpy() for answer in ask("few-shot-interactions", _event_draws, plan)]
-        plan = replace(plan, few_shot_event_limit=few_shot_threshold(draws, plan.split.few_shot_interactions))
+        few = limit("few-shot-interactions", _event_draws, plan, plan.split.few_shot_interactions)
+        plan = replace(plan, few_shot_event_limit=few)
     return plan
 
 

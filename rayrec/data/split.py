@@ -4,6 +4,7 @@ Every draw is a seeded hash of an id, so it depends neither on the order of the 
 Letters: N items.
 """
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,6 +18,8 @@ from rayrec.item_stats import DAY_MS
 from rayrec.schema import CATALOGUE
 
 HOUR_MS = 3_600_000
+BULK, FAR_HOURS = 0.999, 366 * 24
+"""What lies so many hours behind so large a share of the interactions has probably a wrong clock's time."""
 KEPT, HELD_OUT_VALID, HELD_OUT_TEST = 0, 1, 2
 _HELD_OUT_NAMES = ("", "valid", "test")
 
@@ -55,6 +58,11 @@ def split_warnings(config: DataConfig, order_only: bool) -> list[str]:
             "with those of a temporal split"
         )
     if order_only:
+        for key in ("bot_events_per_day", "repeat_window_s"):
+            if getattr(config.clean, key):
+                raise ValueError(
+                    f"data.clean.{key} is {getattr(config.clean, key)}, but these logs tell no times; leave it out"
+                )
         warnings.append(
             "order only: days are positions counted back from each user's last interaction, so popularity as of a day "
             "is an approximation"
@@ -82,10 +90,26 @@ def split_cut_offs(config: DataConfig, order_only: bool, hours: np.ndarray, coun
         ValueError: the interactions lie in too few hours to be split in three.
     """
     if config.split.kind == "temporal":
+        _warn_of_the_future(hours, counts)
         return cut_offs(hours, counts, config.split.valid_fraction, config.split.test_fraction)
     # Positions count back from the border, so one that no user's history outgrows needs no pass over all users.
     days = config.clean.max_events if order_only else int(hours.max(initial=0)) * HOUR_MS // DAY_MS + 1
     return CutOffs(days * DAY_MS, (days + 1) * DAY_MS, (days + 2) * DAY_MS)
+
+
+def _warn_of_the_future(hours: np.ndarray, counts: np.ndarray) -> None:
+    """Says so where the last interactions are so far from the mass that their clocks were probably wrong."""
+    order = np.argsort(hours)
+    share = np.cumsum(counts[order]) / max(counts.sum(), 1)
+    bulk = hours[order][np.searchsorted(share, BULK)] if len(hours) else 0
+    last = int(hours.max(initial=0))
+    if last - bulk > FAR_HOURS:
+        moments = [str(np.datetime64(int(hour), "h").astype("datetime64[D]")) for hour in (bulk, last)]
+        print(
+            f"warning: {BULK:.1%} of the interactions lie before {moments[0]}, the last on {moments[1]}: the logs "
+            "end there, and new days must lie behind it; data.clean.now refuses what lies in the future",
+            file=sys.stderr,
+        )
 
 
 def cut_offs(hours: np.ndarray, counts: np.ndarray, valid_fraction: float, test_fraction: float) -> CutOffs:

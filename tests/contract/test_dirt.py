@@ -146,7 +146,7 @@ def test_a_bad_row_lies_where_quarantine_says(tmp_path: Path) -> None:
     made(tmp_path, parquet_file)
     events = parquet.read_table(tmp_path / "interactions.parquet")
     seen = 0
-    for row in parquet.read_table(tmp_path / "dataset" / "quarantine" / "interactions-00000.parquet").to_pylist():
+    for row in parquet.read_table(tmp_path / "dataset" / "quarantine" / "interactions-00000-00000.parquet").to_pylist():
         assert row["source"] == "interactions.parquet"
         if row["record"] is not None:
             assert json.loads(row["record"])["user_id"] == events["user_id"][row["row"]].as_py()
@@ -179,7 +179,7 @@ def test_users_appear_nowhere_but_as_pseudonyms(tmp_path: Path, monkeypatch: pyt
     assert raw.search(everything(tmp_path / "plain" / "dataset"))
     assert not raw.search(everything(tmp_path / "secret" / "dataset"))
     users = set(Dataset(str(tmp_path / "secret" / "dataset")).histories()["user_id"].to_pylist())
-    rows = parquet.read_table(tmp_path / "secret" / "dataset" / "quarantine" / "interactions-00000.parquet")
+    rows = parquet.read_table(tmp_path / "secret" / "dataset" / "quarantine" / "interactions-00000-00000.parquet")
     (early,) = [row for row in rows.to_pylist() if row["reason"] == "timestamp before 1970"]
     assert early["user_id"] in users
     assert json.loads(early["record"])["user_id"] == early["user_id"]

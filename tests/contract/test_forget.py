@@ -16,14 +16,14 @@ from rayrec.data import job
 from rayrec.data.config import DataConfig, PrivacyConfig
 from rayrec.data.dataset import Dataset
 from rayrec.data.files import Parquet
-from rayrec.data.forget import bundles_trained_on, forget
+from rayrec.data.forget import forget
 from rayrec.data.scan import Who, scan
 from rayrec.data.sources.columns import read_columns
 from rayrec.data.sources.logs import LogTable
 from rayrec.data.work import in_process
 from rayrec.privacy import Privacy, pseudonym
 from rayrec.schema import RAW_IMPRESSIONS, TRIPLES
-from rayrec.storage import fingerprint, publish, verify
+from rayrec.storage import fingerprint, verify
 from tests.contract.test_prepare import KilledError, Killer
 from tests.synthetic import START_S, SyntheticLogs, generate, write
 from tests.versions import FIRST_NEW_S, half
@@ -187,7 +187,7 @@ PLANTED = {
     "histories/part-00002.parquet": ("user_id", USER),
     "items/part-00000.parquet": ("attributes", ["x", NAME]),
     "triples/part-00000.parquet": ("tail", f"user:{NAME}"),
-    "quarantine/interactions-00000.parquet": ("record", json.dumps({"user_id": NAME})),
+    "quarantine/interactions-00000-00000.parquet": ("record", json.dumps({"user_id": NAME})),
     "manifest.json": ("", f'{{"logs": "/logs/{USER}.csv"}}'),
 }
 
@@ -244,7 +244,8 @@ def test_killed_and_called_again_it_is_the_same(case: Case, tmp_path: Path) -> N
         assert fresh == [title for title in whole.titles[after:] if title in ("forget", "forget-looking")]
     once_more = Killer()
     assert forget(case.old.uri, f"{tmp_path}/whole", USER, privacy=KEYED, run=once_more) == case.said
-    assert set(once_more.titles) == {"forget: scanning"}
+    assert set(once_more.titles) == {"forget-looking", "forget: looking", "forget: scanning"}
+    assert not (tmp_path / "whole" / "_work").exists()
 
 
 def test_refusals_name_nobody(case: Case, tmp_path: Path) -> None:
@@ -257,23 +258,19 @@ def test_refusals_name_nobody(case: Case, tmp_path: Path) -> None:
         forget(case.old.uri, f"{tmp_path}/new", USER, privacy=other, run=in_process)
     with pytest.raises(ValueError, match="holds another dataset; expected none"):
         forget(case.old.uri, case.never.uri, USER, privacy=KEYED, run=in_process)
-    with pytest.raises(ValueError, match="still named in"):  # there another user was forgotten
+    with pytest.raises(ValueError, match="holds a version without another user than this one") as refused:
         forget(case.old.uri, case.new.uri, OTHER, privacy=KEYED, run=in_process)
+    assert OTHER not in str(refused.value)
+    with pytest.raises(ValueError, match="holds nothing of this user"):
+        forget(case.old.uri, case.new.uri, "user-99999", privacy=KEYED, run=in_process)
+    verify(case.new.uri, "dataset")
     with pytest.raises(ValueError, match="nothing is published"):
         forget(f"{tmp_path}/nowhere", f"{tmp_path}/new", USER, privacy=KEYED, run=in_process)
 
 
-def test_bundles_trained_on_what_held_the_user_are_listed(case: Case, tmp_path: Path) -> None:
-    ancestors = case.new.manifest["ancestors"]
-    publish(f"{tmp_path}/a/bundle", "bundle", {}, dataset=ancestors[0])
-    publish(f"{tmp_path}/b/bundle", "bundle", {}, dataset=fingerprint(case.new.uri, "dataset"))
-    publish(f"{tmp_path}/c/bundle", "bundle", {})
-    publish(f"{tmp_path}/a/report", "report", {}, dataset=ancestors[0])
-    assert bundles_trained_on(str(tmp_path), ancestors) == {
-        "bundles": [f"{tmp_path}/a/bundle"],
-        "bundles_that_do_not_say": [f"{tmp_path}/c/bundle"],
-    }
-    assert bundles_trained_on(f"{tmp_path}/nowhere", ancestors) == {"bundles": [], "bundles_that_do_not_say": []}
+def test_a_version_without_a_user_is_that_of_no_logs(case: Case) -> None:
+    assert "logs" in case.old.manifest
+    assert "logs" not in case.new.manifest
 
 
 def test_versions_go_on_from_what_is_left_and_are_forgotten_in_too(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from pyarrow import parquet
+from pyarrow import csv, parquet
 
 from rayrec.data.config import DataConfig, PrivacyConfig
 from rayrec.data.dataset import Dataset
@@ -92,9 +92,10 @@ def test_killed_while_a_task_is_under_way_it_ends_in_the_same_bytes(
         left = [after]
 
         def killed(*paths: Any, left: list[int] = left) -> None:
-            if left[0] == 0:
-                raise KilledError  # the task's files lie there, its record does not
-            left[0] -= 1
+            if paths[1].endswith(".json"):
+                if left[0] == 0:
+                    raise KilledError  # the task's files lie there, its record does not
+                left[0] -= 1
             rename(*paths)
 
         folder = tmp_path / str(after)
@@ -129,6 +130,58 @@ def test_logs_that_changed_meanwhile_are_read_anew(tmp_path: Path) -> None:
     counts = made(source, tmp_path / "dataset")["counts"]["interactions"]
     assert (counts["read"], counts["filtered"]["exact repeat"]) == (650, 50)
     assert not stale.exists()
+
+
+def test_a_log_file_rewritten_to_the_same_size_meanwhile_is_read_anew(tmp_path: Path) -> None:
+    source, file = logs_as_csv(tmp_path / "logs"), tmp_path / "logs" / "interactions.csv"
+    with pytest.raises(KilledError):
+        made(source, tmp_path / "dataset", Killer(8))
+    before = file.read_bytes()
+    file.write_bytes(before.replace(b"user-00001", b"user-99999"))
+    assert len(before) == file.stat().st_size
+    assert before != file.read_bytes()
+    os.utime(file, (0, file.stat().st_mtime + 1))
+    assert made(source, tmp_path / "dataset") == made(source, tmp_path / "fresh")
+
+
+def logs_as_csv(folder: Path) -> ColumnsSource:
+    """The logs as comma-separated text, titles without commas."""
+    folder.mkdir()
+    kept = {"interactions": ["user_id", "item_id", "timestamp"], "items": ["item_id", "title"], "users": ["user_id"]}
+    for name, columns in kept.items():
+        csv.write_csv(getattr(LOGS, name).select(columns), folder / f"{name}.csv")
+    return ColumnsSource(kind="columns", **{name: str(folder / f"{name}.csv") for name in kept})
+
+
+def test_a_file_without_a_byte_among_others_says_nothing(tmp_path: Path) -> None:
+    source = logs_as_csv(tmp_path / "logs")
+    whole = made(source, tmp_path / "whole")
+    (tmp_path / "logs" / "interactions-0.csv").write_bytes(b"")
+    source = source.model_copy(update={"interactions": f"{tmp_path}/logs/interactions*.csv"})
+    assert made(source, tmp_path / "dataset")["files"] == whole["files"]
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "csv"])
+def test_a_table_without_rows_stops_nothing_unless_it_is_needed(suffix: str, tmp_path: Path) -> None:
+    def empty(name: str) -> None:
+        if suffix == "csv":
+            csv.write_csv(pa.table({"user_id": [], "item_id": [], "timestamp": [], "title": []}), path(name))
+        else:
+            parquet.write_table(getattr(LOGS, name).slice(0, 0), path(name))
+
+    def path(name: str) -> Path:
+        return tmp_path / "logs" / f"{name}.{suffix}"
+
+    source = write(LOGS, tmp_path / "logs") if suffix == "parquet" else logs_as_csv(tmp_path / "logs")
+    empty("users")
+    counts = made(source, tmp_path / "dataset")["counts"]
+    assert counts["interactions"]["kept"] == 600
+    for name in ("items", "interactions"):
+        kept = path(name).read_bytes()
+        empty(name)
+        with pytest.raises(ValueError, match=f"the logs hold no {name}; expected at least one row"):
+            made(source, tmp_path / name)
+        path(name).write_bytes(kept)
 
 
 def rows_of(folder: Path) -> list[pa.Table]:
@@ -166,6 +219,18 @@ def test_the_same_dataset_is_not_made_twice_and_another_not_over_it(
     monkeypatch.setenv(KEY, "q" * 32)
     with pytest.raises(ValueError, match="made with another key"):
         made(source, tmp_path, privacy=secret)
+
+
+def test_other_logs_are_not_taken_for_those_of_a_published_dataset(tmp_path: Path) -> None:
+    source = logs_in_parts(tmp_path / "logs")
+    manifest = made(source, tmp_path / "dataset")
+    more = tmp_path / "logs" / "interactions-9.parquet"
+    parquet.write_table(LOGS.interactions.slice(0, 50), more)
+    with pytest.raises(ValueError, match=r"made of other logs: .*another run folder, with data.previous"):
+        made(source, tmp_path / "dataset")
+    more.unlink()
+    os.utime(tmp_path / "logs" / "interactions-0.parquet", (0, 0))
+    assert made(source, tmp_path / "dataset") == manifest
 
 
 def backwards(function: Callable[[Task], Result], tasks: Sequence[Task], title: str) -> Iterator[Result]:

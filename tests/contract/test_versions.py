@@ -2,20 +2,25 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
+from rayrec.data import job
+from rayrec.data.config import DataConfig
 from rayrec.data.dataset import Dataset
 from rayrec.data.split import held_out_codes, item_order
+from rayrec.data.work import Run
 from rayrec.profiles import profile_texts
 from rayrec.storage import fingerprint, verify
 from rayrec.terms import terms_of
 from tests.contract.test_prepare import KilledError, Killer, backwards
-from tests.synthetic import START_S
+from tests.synthetic import PLAIN, START_S, write
 from tests.versions import (
     DAY_S,
     LOGS,
@@ -215,18 +220,33 @@ def test_the_previous_files_are_carried_over_and_nothing_of_it_changes(case: Cas
 
 def test_killed_and_run_again_or_run_backwards_it_is_the_same(case: Case, tmp_path: Path) -> None:
     logs, first, second, _ = case
-    whole = Killer()
-    manifest = made(logs.second, tmp_path / "0", whole, previous=first.uri).manifest
-    assert manifest["files"] == second.manifest["files"]
+    source, whole = write(logs.second, tmp_path / "logs"), Killer()
+    config = DataConfig(source=source, privacy=PLAIN, buckets=3, history_length=8, previous=first.uri)
+
+    def again_made(folder: str, run: Run) -> Any:
+        return job.prepare(config, f"{tmp_path}/{folder}", seed=0, provenance={"code": "test"}, run=run)["files"]
+
+    files = second.manifest["files"]
+    assert again_made("0", whole) == files
     for after in range(0, len(whole.titles), 3):
         again = Killer()
         with pytest.raises(KilledError):
-            made(logs.second, tmp_path / "1", Killer(after), previous=first.uri)
-        assert made(logs.second, tmp_path / "1", again, previous=first.uri).manifest["files"] == manifest["files"]
+            again_made("1", Killer(after))
+        assert again_made("1", again) == files
         assert [title for title in again.titles if not title.endswith("looking")] == whole.titles[after:]
         for path in sorted((tmp_path / "1").rglob("*"), reverse=True):
             path.rmdir() if path.is_dir() else path.unlink()
-    assert made(logs.second, tmp_path / "2", backwards, previous=first.uri).manifest["files"] == manifest["files"]
+    assert again_made("2", backwards) == files
+
+
+def test_new_days_need_no_new_items(case: Case, tmp_path: Path) -> None:
+    logs, first, *_ = case
+    known = pc.is_in(logs.second.interactions["item_id"], logs.first.items["item_id"].combine_chunks())
+    events = logs.second.interactions.filter(known)
+    without = replace(logs.second, interactions=events, items=LOGS.items.slice(0, 0), users=LOGS.users.slice(0, 0))
+    second = made(without, tmp_path / "second", previous=first.uri)
+    assert second.catalogue() == first.catalogue()
+    assert second.manifest["counts"]["interactions"]["new"] > 100
 
 
 def test_a_third_version_goes_on_from_the_second(tmp_path: Path) -> None:

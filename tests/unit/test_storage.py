@@ -1,5 +1,6 @@
 """rayrec.storage: nothing is published before it is whole, and nothing altered is read."""
 
+import os
 import sys
 import uuid
 from pathlib import Path
@@ -28,6 +29,24 @@ def test_a_directory_is_an_artifact_once_its_manifest_is_there(uri: str) -> None
     assert storage.manifest(uri, "dataset")["seed"] == 1
     with pytest.raises(ValueError, match="holds a dataset; expected a bundle"):
         storage.manifest(uri, "bundle")
+
+
+def test_a_file_is_there_whole_or_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    uri = f"{tmp_path}/made"
+    storage.publish(uri, "dataset", {}, seed=1)
+
+    class TornError(Exception):
+        """Instead of SIGKILL while a file is written."""
+
+    def torn(*_: object) -> None:
+        raise TornError
+
+    monkeypatch.setattr(os, "replace", torn)
+    for place in (uri, f"{uri}/new"):
+        with pytest.raises(TornError):
+            storage.publish(place, "dataset", {}, seed=2)
+    assert storage.manifest(uri, "dataset")["seed"] == 1
+    assert not storage.is_published(f"{uri}/new")
 
 
 def test_verify_names_what_was_altered_or_lost(uri: str) -> None:

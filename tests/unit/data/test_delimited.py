@@ -212,11 +212,16 @@ def test_a_header_gives_names_without_types_and_a_column_called_row_gives_way() 
     assert table.to_pylist() == [{"user": "u1", "time": "007", "row": 0}]
 
 
-@pytest.mark.parametrize("data", [b"", b"a,b\n", b"\n\r\n"], ids=["nothing", "a header", "blank lines"])
-def test_a_file_without_rows_gives_one_empty_block(data: bytes) -> None:
-    ((table, refused),) = read_delimited(io.BytesIO(data), ",", (), True, "utf-8", 1 << 20, 1000)
+@pytest.mark.parametrize(("data", "names"), [(b"a,b\n", ()), (b"", ("a", "b"))])
+def test_a_file_without_rows_gives_one_empty_block(data: bytes, names: tuple[str, ...]) -> None:
+    ((table, refused),) = read_delimited(io.BytesIO(data), ",", names, True, "utf-8", 1 << 20, 1000)
     assert (len(table), refused) == (0, [])
-    assert table.column_names == (["a", "b", "row"] if data == b"a,b\n" else ["row"])
+    assert table.column_names == ["a", "b", "row"]
+
+
+@pytest.mark.parametrize("data", [b"", b"\n\r\n", BOM], ids=["nothing", "blank lines", "a mark"])
+def test_a_file_that_names_no_columns_and_has_no_rows_gives_no_block(data: bytes) -> None:
+    assert list(read_delimited(io.BytesIO(data), ",", (), True, "utf-8", 1 << 20, 1000)) == []
 
 
 @pytest.mark.parametrize("data", [b"u1,u1\n", b"\xff,b\n", b"x" * 2000 + b"\nu,i\n"], ids=["twice", "bytes", "long"])

@@ -92,7 +92,7 @@ def test_text_of_any_format_and_compression_gives_the_same_rows(
     path = tmp_path / (name + compression)
     path.write_bytes(SAME[compression](data))
     (part,) = parts_of([str(path)], form, 1)
-    assert part == Part(str(path), form, None, 0, path.stat().st_size)
+    assert part == Part(str(path), form, None, 0, path.stat().st_size, part.version)
     told = [{"user": u, "title": t, "row": row} for row, (u, t) in enumerate(zip(USERS, TITLES, strict=True))]
     assert rows_of([part], block_bytes) == told
     assert column_names([str(path)], form) == ["user", "title"]

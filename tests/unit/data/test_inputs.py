@@ -1,11 +1,14 @@
+import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from rayrec.data.config import DataConfig
-from rayrec.data.inputs import common_folder, list_inputs
+from rayrec.data.inputs import Inputs, common_folder, list_inputs
 from rayrec.data.sources.columns import read_columns
+from rayrec.data.sources.config import Columns, ColumnsSource
 from tests.synthetic import generate, write
 
 LOGS = generate(num_users=20, num_items=20, num_interactions=200)
@@ -24,9 +27,26 @@ def test_files_are_named_below_what_the_config_names(tmp_path: Path) -> None:
     ]
     assert [task.source for task in inputs.parts["items"] + inputs.parts["users"]] == ["items.parquet", "users.parquet"]
     assert inputs.parts["triples"] == []
-    before = inputs.described()
-    shutil.copy(tmp_path / "logs" / "users.parquet", tmp_path / "logs" / "items.parquet")
-    assert list_inputs(read_columns(write(LOGS, tmp_path / "logs")), DataConfig(source=source)).described() != before
+
+
+def inputs_of(folder: Path) -> Inputs:
+    found = {name: str(folder / f"{name}.parquet") for name in ("interactions", "items", "users")}
+    source = ColumnsSource(kind="columns", **found, columns=Columns(user_text="about"))
+    return list_inputs(read_columns(source), DataConfig(source=source))
+
+
+def test_logs_are_told_apart_by_version_and_copies_by_size_and_name(tmp_path: Path) -> None:
+    write(LOGS, tmp_path / "logs")
+    before = inputs_of(tmp_path / "logs")
+    assert inputs_of(tmp_path / "logs").described() == before.described()
+    os.utime(tmp_path / "logs" / "items.parquet", (0, 1_700_000_000))
+    touched = inputs_of(tmp_path / "logs")
+    assert touched.described() != before.described()
+    assert touched.digest() == before.digest()
+    shutil.copytree(tmp_path / "logs", tmp_path / "copy")
+    assert inputs_of(tmp_path / "copy").digest() == before.digest()
+    write(replace(LOGS, items=LOGS.items.slice(1)), tmp_path / "copy")
+    assert inputs_of(tmp_path / "copy").digest() != before.digest()
 
 
 @pytest.mark.parametrize(

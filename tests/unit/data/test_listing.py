@@ -3,8 +3,10 @@
 import bz2
 import gzip
 import io
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import pyarrow as pa
@@ -14,7 +16,7 @@ from pyarrow import parquet
 
 from rayrec.data import work
 from rayrec.data.files import Delimited, Format, Parquet, Part, read_blocks
-from rayrec.data.listing import files_at
+from rayrec.data.listing import Found, files_at
 from rayrec.data.work import StorageError
 
 ROWS = [{"a": str(place), "b": "x" * (place % 7)} for place in range(3000)]
@@ -122,5 +124,36 @@ def test_a_local_file_is_found_though_its_folder_fails_once(
         return bool(exists(path))
 
     monkeypatch.setattr(local, "exists", failing)
-    assert files_at(str(tmp_path), ("file",)) == [(f"{tmp_path}/a.csv", len(LINES))]
+    assert [file[:2] for file in files_at(str(tmp_path), ("file",))] == [(f"{tmp_path}/a.csv", len(LINES))]
     assert len(trouble.waits) == 1
+
+
+@pytest.mark.parametrize("place", ["", "/a.csv", "/*.csv"], ids=["folder", "file", "glob"])
+@pytest.mark.parametrize("scheme", ["file", "memory"])
+def test_a_file_written_anew_has_another_version(place: str, scheme: str, tmp_path: Path, trouble: Trouble) -> None:
+    base = str(tmp_path) if scheme == "file" else "memory://logs"
+    filesystem, root = fsspec.core.url_to_fs(base)
+    versions = list[Found]()
+    for data in (b"a\n1\n", b"a\n2\n"):
+        filesystem.pipe_file(f"{root}/a.csv", data)
+        if scheme == "file":
+            os.utime(tmp_path / "a.csv", (0, 1_700_000_000 + len(versions)))
+        (found,) = files_at(base + place, (scheme,))
+        assert files_at(base + place, (scheme,)) == [found]
+        versions.append(found)
+    assert versions[0][:2] == versions[1][:2]
+    assert "" != versions[0].version != versions[1].version
+
+
+@pytest.mark.parametrize(
+    ("told", "version"), [({"ETag": '"ab"', "LastModified": 3}, '"ab"'), ({"mtime": 0.0}, "0.0"), ({}, "")]
+)
+def test_the_version_is_what_the_listing_says_and_costs_no_request(
+    told: dict[str, Any], version: str, monkeypatch: pytest.MonkeyPatch, trouble: Trouble
+) -> None:
+    for name in ("a", "b"):
+        trouble.store.pipe_file(f"/logs/{name}.csv", b"x")
+    listed = {f"/logs/{name}.csv": {"size": 1, "type": "file", **told} for name in ("a", "b")}
+    monkeypatch.setattr(trouble.store, "find", lambda *_, **__: listed)
+    monkeypatch.delattr(type(trouble.store), "created")
+    assert [file.version for file in files_at("memory://logs", ("memory",))] == [version] * 2

@@ -165,3 +165,19 @@ def test_the_threshold_is_the_nth_smallest_of_all_buckets(buckets: list[list[int
     draws = [np.sort(np.array(bucket, np.uint64))[:n] for bucket in buckets]
     every = sorted(draw for bucket in buckets for draw in bucket)
     assert few_shot_threshold(draws, n) == (every[n - 1] if len(every) >= n else None)
+
+
+@pytest.mark.parametrize("key", ["bot_events_per_day", "repeat_window_s"])
+def test_filters_that_need_times_are_refused_where_there_are_none(key: str) -> None:
+    config = DataConfig(split=SplitConfig(kind="leave_last_out"), clean=CleanConfig(**{key: 5}))
+    assert split_warnings(config, order_only=False)
+    with pytest.raises(ValueError, match=f"data.clean.{key} is 5.*leave it out"):
+        split_warnings(config, order_only=True)
+
+
+def test_a_clock_that_runs_far_ahead_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    hours, counts = np.arange(480_000, 480_100), np.full(100, 50)
+    split_cut_offs(DataConfig(), False, hours, counts)
+    assert capsys.readouterr().err == ""
+    split_cut_offs(DataConfig(), False, np.append(hours, 1_080_000), np.append(counts, 1))
+    assert "before 2024-10-08, the last on 2093-03-16" in capsys.readouterr().err
