@@ -1,34 +1,11 @@
-"""Ranking and classification metrics, exact, with intervals over users.
+"""Metrics of rankings, of opinions, and of what is recommended at all; exact and vectorised.
 
 Ties count against the scorer: of candidates with equal scores, those that are not relevant come first, so a constant
 scorer gets about 0. Letters: B rows of a block (one row a user), N items, R relevant pairs of row and item, E labelled
-examples, U users, S bootstrap samples.
+examples, G groups, T ties.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-
 import numpy as np
-
-_SAMPLED_VALUES = 1 << 22
-"""Values drawn at once by the bootstrap, which bounds its memory."""
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A figure and its 95 % percentile interval over users; nan where there is nothing to measure."""
-
-    mean: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True)
-class SampledAuc:
-    """An AUC, and the AUC of each bootstrap sample of its users; nan where a label is missing."""
-
-    auc: float
-    aucs_S: np.ndarray
 
 
 def ranking_metrics(
@@ -156,69 +133,70 @@ def log_losses(labels_E: np.ndarray, log_odds_E: np.ndarray) -> np.ndarray:
     return np.asarray(np.logaddexp(0.0, np.where(labels_E == 1, -log_odds_E, log_odds_E)))
 
 
-def interval(values_U: np.ndarray, samples: int, seed: int) -> Estimate:
-    """The mean over users with a percentile interval by bootstrap; users whose value is nan are left out."""
-    known_U = values_U[~np.isnan(values_U)]
-    users = len(known_U)
-    if not users:
-        return Estimate(float("nan"), float("nan"), float("nan"))
-    generator = np.random.default_rng(seed)
-    rows = max(_SAMPLED_VALUES // users, 1)
-    means_S = np.concatenate(
-        [
-            known_U[generator.integers(0, users, (min(rows, samples - start), users))].mean(axis=1)
-            for start in range(0, samples, rows)
-        ]
-    )
-    return _estimate(float(known_U.mean()), means_S)
+def calibration_error(labels_E: np.ndarray, log_odds_E: np.ndarray, bins: int = 10) -> float:
+    """Expected calibration error: how far the share of 1s lies from the mean probability, averaged over bins.
 
+    The bins hold equal numbers of examples, but equal probabilities fall together, and weigh as much as they hold. Nan
+    without examples.
 
-def paired_difference(values_a_U: np.ndarray, values_b_U: np.ndarray, samples: int, seed: int) -> Estimate:
-    """The mean of a - b over the same users, with its interval; a gain is claimed only where that excludes 0."""
-    return interval(values_a_U - values_b_U, samples, seed)
-
-
-def sampled_auc(labels_E: np.ndarray, scores_E: np.ndarray, user_E: np.ndarray, samples: int, seed: int) -> SampledAuc:
-    """AUC over all examples, and over bootstrap samples of whole users, for a user's examples are not independent.
+    Args:
+        labels_E: 1 or 0.
+        log_odds_E: log(p / (1 - p)).
+        bins: how many.
 
     Raises:
-        ValueError: a score is nan.
+        ValueError: a value is nan.
     """
-    order_E = np.argsort(scores_E, kind="stable")
-    score_E, label_E = scores_E[order_E], labels_E[order_E] == 1
-    users, index_E = np.unique(user_E[order_E], return_inverse=True)
-    first_E = np.searchsorted(score_E, score_E[label_E], side="left")
-    last_E = np.searchsorted(score_E, score_E[label_E], side="right")
-    aucs_S = np.full(samples, np.nan)
-    for sample, weight_U in enumerate(_user_weights(len(users), samples, seed)):
-        weight_E = weight_U[index_E]
-        below_E1 = np.concatenate([[0.0], np.cumsum(weight_E * ~label_E)])
-        pairs = weight_E[label_E].sum() * below_E1[-1]
-        if pairs:
-            aucs_S[sample] = weight_E[label_E] @ (below_E1[first_E] + below_E1[last_E]) / (2 * pairs)
-    return SampledAuc(auc(labels_E, scores_E), aucs_S)
+    _refuse_nan(log_odds_E)
+    if not len(labels_E):
+        return float("nan")
+    probability_E = np.exp(-np.logaddexp(0.0, -log_odds_E.astype(np.float64)))
+    edges = np.sort(probability_E)[(len(probability_E) - 1) * np.arange(1, bins) // bins]
+    surplus = np.bincount(np.searchsorted(edges, probability_E), probability_E - (labels_E == 1))
+    return float(np.abs(surplus).sum() / len(labels_E))
 
 
-def auc_interval(sampled: SampledAuc) -> Estimate:
-    """The AUC with its interval over users."""
-    return _estimate(sampled.auc, sampled.aucs_S)
+def top_k(scores_BN: np.ndarray, candidates_BN: np.ndarray, k: int) -> np.ndarray:
+    """Which candidates make up each row's list of k; of equal scores the lower index, of fewer candidates all.
+
+    Returns:
+        bool [B, N].
+    """
+    masked_BN = np.where(candidates_BN, scores_BN, -np.inf)
+    place = masked_BN.shape[1] - min(k, masked_BN.shape[1])
+    least_B1 = np.partition(masked_BN, place, axis=1)[:, place : place + 1]
+    above_BN, tied_BN = masked_BN > least_B1, (masked_BN == least_B1) & candidates_BN
+    room_B1 = k - above_BN.sum(axis=1, keepdims=True)
+    full_B = tied_BN.sum(axis=1) > room_B1[:, 0]
+    tied_BN[full_B] &= np.cumsum(tied_BN[full_B], axis=1) <= room_B1[full_B]
+    return np.asarray(above_BN | tied_BN)
 
 
-def auc_difference(a: SampledAuc, b: SampledAuc) -> Estimate:
-    """The AUC of a less that of b; both from the same examples, users and seed, so that their samples are paired."""
-    return _estimate(a.auc - b.auc, a.aucs_S - b.aucs_S)
+def coverage(listed_N: np.ndarray) -> float:
+    """The share of items that stand in somebody's list; nan without items.
+
+    Args:
+        listed_N: how many lists each item stands in.
+    """
+    return float((listed_N > 0).mean()) if len(listed_N) else float("nan")
 
 
-def _user_weights(users: int, samples: int, seed: int) -> Iterator[np.ndarray]:
-    generator = np.random.default_rng(seed)
-    for _ in range(samples if users else 0):
-        yield np.bincount(generator.integers(0, users, users), minlength=users)
+def gini(listed_N: np.ndarray) -> float:
+    """How unequally items are listed: 0 where all are equally often, near 1 where one alone is; nan without lists.
+
+    Args:
+        listed_N: how many lists each item stands in.
+    """
+    sorted_N, items = np.sort(listed_N).astype(np.float64), len(listed_N)
+    total = sorted_N.sum()
+    return float((2 * np.arange(1, items + 1) - items - 1) @ sorted_N / (items * total)) if total else float("nan")
 
 
-def _estimate(mean: float, samples_S: np.ndarray) -> Estimate:
-    known_S = samples_S[~np.isnan(samples_S)]
-    low, high = np.percentile(known_S, [2.5, 97.5]) if len(known_S) else (np.nan, np.nan)
-    return Estimate(mean, float(low), float(high))
+def percentiles(values_N: np.ndarray) -> np.ndarray:
+    """The share of items below each, equals counted half: float64 [N] within 0 and 1, with mean 1/2."""
+    sorted_N = np.sort(values_N)
+    below_N, until_N = (np.searchsorted(sorted_N, values_N, side) for side in ("left", "right"))
+    return np.asarray((below_N + until_N) / (2 * len(values_N)))
 
 
 def _refuse_nan(scores_E: np.ndarray) -> None:

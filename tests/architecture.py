@@ -10,7 +10,7 @@ PACKAGE = "rayrec"
 MAX_FILE, MAX_FUNCTION, MAX_PARAMETERS, MAX_DEPTH = 299, 79, 8, 4
 BASE = (
     *("schema", "config", "storage", "terms", "text", "profiles", "pii", "privacy"),
-    *("item_stats", "metrics", "tracking"),
+    *("item_stats", "metrics", "statistics", "tracking"),
 )
 LAYERS = (
     BASE,

@@ -11,9 +11,11 @@ import pyarrow as pa
 
 from rayrec import storage
 from rayrec.data.dataset import Dataset
+from rayrec.data.prepare import on_ray
+from rayrec.data.work import in_process
 from rayrec.evaluate import report
 from rayrec.evaluate.config import EvaluateConfig
-from rayrec.evaluate.measure import Measured, Slice, measure, report_slices, tuning_slices
+from rayrec.evaluate.measure import Measured, Slice, group_slices, measure, report_slices, tuning_slices
 from rayrec.item_stats import ItemStats
 from rayrec.models.behaviour import BASELINES, Baseline
 from rayrec.models.past import Past, past
@@ -49,7 +51,7 @@ def evaluate(
     inputs = {
         "dataset": storage.fingerprint(dataset, "dataset"),
         "weights": {stage: storage.fingerprint(storage.join(weights, stage), "weights") for stage in stages},
-        "evaluate": config.model_dump(mode="json"),
+        "evaluate": config.model_dump(mode="json", exclude={"on_ray"}),
         "seed": seed,
     }
     if storage.is_published(uri):
@@ -58,12 +60,13 @@ def evaluate(
     catalogue, stats, rows = data.catalogue(), data.stats(), data.rows("test")
     if not len(rows):
         raise ValueError(f"the test split of {dataset} has no rows; prepare it with a larger data.split.test_fraction")
-    slices = report_slices(rows, catalogue)
+    counts_N = counts_before_test(data)
+    slices = report_slices(rows, catalogue) | group_slices(rows, catalogue, counts_N)
     with Progress("evaluate", len(BASELINES) + len(stages), "system") as progress:
         measured, chosen, left_out = measure_baselines(data, rows, slices, config, progress)
         for stage in stages:
             ranker = _load_stage(weights, stage, stats)
-            measured[stage] = measure(ranker, rows, slices, k=config.k, users_per_block=config.users_per_block)
+            measured[stage] = _measure(ranker, rows, slices, config, counts_N)
             progress.update()
     log_odds = [*stages, *(name for name, baseline in BASELINES.items() if baseline.log_odds)]
     about = {
@@ -99,7 +102,7 @@ def measure_baselines(
     catalogue, stats, histories, valid_rows = data.catalogue(), data.stats(), data.histories(), data.rows("valid")
     before_valid = past(histories, stats, catalogue, data.cutoffs.valid)
     before_test = past(histories, stats, catalogue, data.cutoffs.test)
-    measured, chosen, left_out = {}, {}, {}
+    measured, chosen, left_out, counts_N = {}, {}, {}, counts_before_test(data)
     for name, baseline in BASELINES.items():
         progress.update()
         if baseline.max_items is not None and len(catalogue) > baseline.max_items:
@@ -108,7 +111,7 @@ def measure_baselines(
         setting, trials = tune(baseline, before_valid, valid_rows, config)
         chosen[name] = {"setting": setting, "trials": trials}
         scorer = baseline.fit(before_test, **setting)
-        measured[name] = measure(scorer, rows, slices, k=config.k, users_per_block=config.users_per_block)
+        measured[name] = _measure(scorer, rows, slices, config, counts_N)
     return measured, chosen, left_out
 
 
@@ -129,12 +132,36 @@ def tune(
     trials = []
     for setting in baseline.grid:
         scorer = baseline.fit(before, **setting)
-        found = measure(scorer, rows, slices, k=config.k, users_per_block=config.users_per_block)
+        found = _measure(scorer, rows, slices, config)
         ndcg_U = found.metrics["all"]["ndcg"]
         ndcg = float(np.nansum(ndcg_U)) / max(int((~np.isnan(ndcg_U)).sum()), 1)
         trials.append({"setting": dict(setting), "ndcg": round(ndcg, 6)})
     best = max(range(len(trials)), key=lambda trial: (trials[trial]["ndcg"], -trial))
     return baseline.grid[best], trials
+
+
+def counts_before_test(data: Dataset) -> np.ndarray:
+    """int64 [N]: interactions with each item on the days that had ended before the test cut-off."""
+    every_N = np.arange(data.num_items)
+    return data.stats().counts_between(every_N, np.zeros(1, np.int64), np.array([data.cutoffs.test]))
+
+
+def _measure(
+    scorer: Scorer,
+    rows: pa.Table,
+    slices: Mapping[str, Slice],
+    config: EvaluateConfig,
+    counts_N: np.ndarray | None = None,
+) -> Measured:
+    return measure(
+        scorer,
+        rows,
+        slices,
+        k=config.k,
+        users_per_block=config.users_per_block,
+        counts_N=counts_N,
+        run=on_ray if config.on_ray else in_process,
+    )
 
 
 def _load_stage(weights: str, stage: str, stats: ItemStats) -> Scorer:

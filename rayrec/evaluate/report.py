@@ -1,80 +1,32 @@
 """The report: every system by slice with intervals over users, paired differences, and a table for the terminal."""
 
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from rayrec.evaluate.config import EvaluateConfig
+from rayrec.evaluate.figures import Figures, figures
 from rayrec.evaluate.measure import Measured, Slice
-from rayrec.metrics import (
-    Estimate,
-    SampledAuc,
-    auc_difference,
-    auc_interval,
-    group_aucs,
-    interval,
-    log_losses,
-    paired_difference,
-    sampled_auc,
-)
-from rayrec.schema import UNKNOWN
+from rayrec.statistics import Estimate, difference, estimate, simultaneous
 
 PROTOCOL = (
     "One ranking a test user, at one global cut-off in time, from the events before it. Relevant: test items that were "
     "not disliked and not seen before. Ranked: the whole catalogue, or the slice's candidates, less the items seen; "
     "ties count against the scorer. AUC: each test item with an explicit opinion, by the scorer's like; GAUC: its mean "
-    "within users that have both opinions. Intervals: 95 % percentile bootstrap over users, paired for differences. "
-    "A win is a difference whose interval lies above 0. Baselines' settings were chosen on the validation split."
+    "within users that have both opinions. Calibration error: over ten bins of equally many opinions. Coverage and "
+    "Gini: of the candidates, by how many users' top k they stand in. Popularity: the mean percentile of the top k by "
+    "interactions before the cut-off; popularity bias: that less the same of what the user then met. Intervals (low, "
+    "high): 95 % percentile bootstrap over users, paired for differences. Many differences are looked at, so beside "
+    "its own interval each has a corrected one (corrected_low, corrected_high): all of the report's hold together with "
+    "95 % (max-T over the same bootstrap samples). A win is a difference whose corrected interval lies above 0. "
+    "Baselines' settings were chosen on the validation split."
 )
-DIFFERENCES = ("ndcg", "auc")
+DIFFERENCES = ("ndcg", "auc", "gauc")
+LEAST_SEEDS = 3
+_SAME_FOR_ALL_SEEDS = ("protocol", "k", "bootstrap", "order")
 _SHOWN_SLICES = ("all", "warm", "cold")
-
-
-@dataclass(frozen=True)
-class Figures:
-    """The figures of one system in one slice, before rounding: users' metrics, AUC with its samples, log loss.
-
-    Attributes:
-        users: how many have something relevant.
-        metrics: name -> float64 [U].
-        auc: over labelled targets.
-        gauc: its mean within users.
-        log_loss: mean in nats; nan where the system's like is no log-odds.
-    """
-
-    users: int
-    metrics: Mapping[str, np.ndarray]
-    auc: SampledAuc
-    gauc: Estimate
-    log_loss: float
-
-
-def figures(
-    measured: Measured, name: str, part: Slice, *, log_odds: bool, config: EvaluateConfig, seed: int
-) -> Figures:
-    """Reduces what was measured to one slice.
-
-    Args:
-        measured: one system.
-        name: the slice's.
-        part: the slice; its AUC is over its relevant items and its users.
-        log_odds: whether the system's like is a log-odds, so that a log loss means something.
-        config: size of the bootstrap.
-        seed: of the bootstrap; equal seeds pair the samples of different systems.
-    """
-    metrics = measured.metrics[name]
-    keep_E = (measured.label_E != UNKNOWN) & part.relevant_N[measured.item_E] & part.users_U[measured.row_E]
-    label_E, like_E, row_E = measured.label_E[keep_E], measured.like_E[keep_E], measured.row_E[keep_E]
-    losses_E = log_losses(label_E, like_E) if log_odds and len(label_E) else np.array([np.nan])
-    return Figures(
-        users=int((~np.isnan(metrics["ndcg"])).sum()),
-        metrics=metrics,
-        auc=sampled_auc(label_E, like_E, row_E, config.bootstrap, seed),
-        gauc=interval(group_aucs(label_E, like_E, row_E, len(part.users_U)), config.bootstrap, seed),
-        log_loss=float(losses_E.mean()),
-    )
+_SHOWN_DIFFERENCES = ("ndcg", "auc")
 
 
 def build(
@@ -96,13 +48,7 @@ def build(
         seed: of the bootstrap.
         about: further JSON values: cut-offs, counts, baselines' settings, provenance.
     """
-    found = {
-        system: {
-            name: figures(one, name, part, log_odds=system in log_odds, config=config, seed=seed)
-            for name, part in slices.items()
-        }
-        for system, one in measured.items()
-    }
+    found = figures(measured, slices, log_odds=log_odds, config=config, seed=seed)
     return {
         **about,
         "protocol": PROTOCOL,
@@ -110,42 +56,124 @@ def build(
         "bootstrap": config.bootstrap,
         "order": list(measured),
         "systems": {
-            system: {name: _values(one, config.bootstrap, seed) for name, one in by_slice.items()}
-            for system, by_slice in found.items()
+            system: {name: _values(one) for name, one in by_slice.items()} for system, by_slice in found.items()
         },
-        "differences": [
-            {"system": a, "less": b, "slice": name, "metric": metric, **difference}
-            for a, b in config.comparisons
-            if a in found and b in found
-            for name in slices
-            for metric in DIFFERENCES
-            if (difference := _difference(found[a][name], found[b][name], metric, config.bootstrap, seed))
-        ],
+        "differences": _differences(found, slices, config.comparisons),
     }
 
 
-def _values(one: Figures, samples: int, seed: int) -> dict[str, Any]:
+def _values(one: Figures) -> dict[str, Any]:
     return {
         "users": one.users,
-        **{metric: _json(interval(values_U, samples, seed)) for metric, values_U in one.metrics.items()},
-        "auc": _json(auc_interval(one.auc)),
-        "gauc": _json(one.gauc),
-        "log_loss": None if np.isnan(one.log_loss) else round(one.log_loss, 6),
+        **{metric: _json(estimate(sampled)) for metric, sampled in one.sampled.items()},
+        **{metric: _rounded(value) for metric, value in one.numbers.items()},
     }
 
 
-def _difference(a: Figures, b: Figures, metric: str, samples: int, seed: int) -> dict[str, Any] | None:
-    if metric == "auc":
-        values = _json(auc_difference(a.auc, b.auc))
-    else:
-        values = _json(paired_difference(a.metrics[metric], b.metrics[metric], samples, seed))
-    return {**values, "win": values["low"] > 0} if values else None
+def _differences(
+    found: Mapping[str, Mapping[str, Figures]], slices: Collection[str], comparisons: Iterable[tuple[str, str]]
+) -> list[dict[str, Any]]:
+    family = {
+        (a, b, name, metric): difference(found[a][name].sampled[metric], found[b][name].sampled[metric])
+        for a, b in comparisons
+        if a in found and b in found
+        for name in slices
+        for metric in DIFFERENCES
+    }
+    family = {key: one for key, one in family.items() if not np.isnan(one.mean)}
+    corrected = simultaneous(list(family.values()))
+    return [
+        {
+            **dict(zip(("system", "less", "slice", "metric"), key, strict=True)),
+            **(_json(estimate(one)) or {}),
+            "corrected_low": _rounded(wide.low),
+            "corrected_high": _rounded(wide.high),
+            "win": wide.low > 0,
+        }
+        for (key, one), wide in zip(family.items(), corrected, strict=True)
+    ]
 
 
-def _json(estimate: Estimate) -> dict[str, float] | None:
+def _json(estimate: Estimate) -> dict[str, float | None] | None:
     if np.isnan(estimate.mean):
         return None
-    return {name: round(getattr(estimate, name), 6) for name in ("mean", "low", "high")}
+    return {name: _rounded(getattr(estimate, name)) for name in ("mean", "low", "high")}
+
+
+def _rounded(value: float) -> float | None:
+    return None if np.isnan(value) else round(value, 6)
+
+
+def join_seeds(reports: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Joins reports that differ in their seed alone.
+
+    Args:
+        reports: as build() makes them, of other seeds of the whole run: split, training and bootstrap.
+
+    Returns:
+        JSON values: `seeds`; `systems`, by slice and metric the `mean` and `sd` over seeds (with n - 1; null where a
+        seed has no figure); `differences`, the same with `wins`, in how many seeds it is one, and `win`, whether that
+        is all of at least LEAST_SEEDS.
+
+    Raises:
+        ValueError: fewer than two reports, a seed twice, or reports of different things.
+    """
+    seeds = [report["seed"] for report in reports]
+    if len(seeds) < 2 or len(set(seeds)) < len(seeds):
+        raise ValueError(f"reports of the seeds {seeds}; expected at least two, each of another seed")
+    first = reports[0]
+    for report in reports[1:]:
+        differing = [name for name in _SAME_FOR_ALL_SEEDS if report[name] != first[name]]
+        if differing or _names(report) != _names(first):
+            raise ValueError(
+                f"the report of seed {report['seed']} has another {', '.join(differing) or 'set of slices or metrics'} "
+                f"than that of seed {first['seed']}; join only reports that one config made"
+            )
+    return {
+        **{name: first[name] for name in _SAME_FOR_ALL_SEEDS},
+        "seeds": seeds,
+        "systems": {
+            system: {
+                name: {
+                    metric: _spread([report["systems"][system][name][metric] for report in reports])
+                    for metric in by_metric
+                }
+                for name, by_metric in by_slice.items()
+            }
+            for system, by_slice in first["systems"].items()
+        },
+        "differences": _joined_differences(reports),
+    }
+
+
+def _names(report: Mapping[str, Any]) -> dict[str, dict[str, list[str]]]:
+    return {
+        system: {name: list(by_metric) for name, by_metric in by_slice.items()}
+        for system, by_slice in report["systems"].items()
+    }
+
+
+def _joined_differences(reports: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    keys = ("system", "less", "slice", "metric")
+    by_key: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
+    for report in reports:
+        for one in report["differences"]:
+            by_key.setdefault(tuple(one[key] for key in keys), []).append(one)
+    joined = []
+    for key, found in by_key.items():
+        if len(found) == len(reports):
+            wins = sum(one["win"] for one in found)
+            claimed = {"wins": wins, "win": wins == len(reports) >= LEAST_SEEDS}
+            joined.append({**dict(zip(keys, key, strict=True)), **_spread(found), **claimed})
+    return joined
+
+
+def _spread(figures: Sequence[Any]) -> dict[str, float | None]:
+    """Of estimates, by their mean, or of plain numbers."""
+    values = [figure["mean"] if isinstance(figure, Mapping) else figure for figure in figures]
+    if None in values:
+        return {"mean": None, "sd": None}
+    return {"mean": round(float(np.mean(values)), 6), "sd": round(float(np.std(values, ddof=1)), 6)}
 
 
 def means(report: Mapping[str, Any], slice_name: str, metric: str) -> dict[str, float | None]:
@@ -180,7 +208,7 @@ def table_text(report: Mapping[str, Any]) -> str:
     differences = [
         [f"{one['system']} - {one['less']}", one["slice"], one["metric"], _cell(one), "win" if one["win"] else ""]
         for one in report["differences"]
-        if one["slice"] in _SHOWN_SLICES
+        if one["slice"] in _SHOWN_SLICES and one["metric"] in _SHOWN_DIFFERENCES
     ]
     parts = [_columns([head, *lines])]
     if differences:

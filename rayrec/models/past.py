@@ -4,7 +4,6 @@ Letters: E events, U users, N items.
 """
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -14,9 +13,6 @@ from scipy import sparse
 from rayrec.item_stats import ItemStats
 from rayrec.schema import DISLIKED
 
-Positives = Literal["all", "likes"]
-"""Which interactions count, each with weight 1: `all` of them, or `likes` and those without an opinion."""
-
 
 @dataclass(frozen=True)
 class Past:
@@ -25,6 +21,7 @@ class Past:
     Attributes:
         user_E: int64, row number of the user, ascending; each user's events are in time order.
         items_E: int64 dense indices.
+        times_E: int64, ms.
         likes_E: int8.
         num_users: U.
         stats: item statistics; looked up as of a row's moment.
@@ -33,18 +30,15 @@ class Past:
 
     user_E: np.ndarray
     items_E: np.ndarray
+    times_E: np.ndarray
     likes_E: np.ndarray
     num_users: int
     stats: ItemStats
     catalogue: pa.Table
 
-    def counted(self, positives: Positives) -> np.ndarray:
-        """bool [E]: the events that count."""
-        return np.full(len(self.items_E), True) if positives == "all" else self.likes_E != DISLIKED
-
-    def interactions(self, positives: Positives) -> sparse.csr_array:
-        """The 0/1 matrix [U, N] of who met what, repeats counted once."""
-        keep_E = self.counted(positives)
+    def positives(self) -> sparse.csr_array:
+        """The 0/1 matrix [U, N] of who met what and did not turn it down, repeats counted once."""
+        keep_E = self.likes_E != DISLIKED
         cells = (self.user_E[keep_E], self.items_E[keep_E])
         matrix = sparse.coo_array((np.ones(keep_E.sum(), np.float32), cells), (self.num_users, len(self.catalogue)))
         matrix = matrix.tocsr()
@@ -58,4 +52,5 @@ def past(histories: pa.Table, stats: ItemStats, catalogue: pa.Table, before_ms: 
     user_E = np.repeat(np.arange(len(lists)), lists.value_lengths().to_numpy(zero_copy_only=False))
     items_E, times_E, likes_E = (pc.list_flatten(histories[name]).to_numpy() for name in ("items", "times", "likes"))
     keep_E = times_E < before_ms
-    return Past(user_E[keep_E], items_E[keep_E].astype(np.int64), likes_E[keep_E], len(lists), stats, catalogue)
+    items_E = items_E.astype(np.int64)
+    return Past(user_E[keep_E], items_E[keep_E], times_E[keep_E], likes_E[keep_E], len(lists), stats, catalogue)

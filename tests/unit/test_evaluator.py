@@ -139,6 +139,8 @@ def test_report_is_published_with_all_systems_and_the_planted_gain(dataset: str,
     assert ("zero_shot", "cold") in wins
     assert report["counts"] == {"items": ITEMS, "users": USERS, "targets": 4 * USERS}
     assert set(report["baselines"]) == set(BASELINES)
+    assert {"head", "tail", "short_history", "long_history", "no_history"} < set(by_system["tuned"])
+    assert all(one["coverage"] > 0 and one["popularity_bias"] for one in (by_system[s]["all"] for s in by_system))
     assert len(report["baselines"]["ease"]["trials"]) == 6
 
 
@@ -147,6 +149,14 @@ def test_text_finds_cold_items_and_behaviour_alone_does_not(dataset: str, weight
     assert by_system["tfidf"]["cold"]["ndcg"]["mean"] == 1.0
     for name in ("popularity", "item_knn", "ease", "markov"):
         assert by_system[name]["cold"]["ndcg"]["mean"] < 0.7
+
+
+def test_popularity_recommends_the_popular_and_taste_covers_more(dataset: str, weights: str, tmp_path: Path) -> None:
+    by_system = run(dataset, weights, tmp_path / "report")["systems"]
+    popularity, tuned = by_system["popularity"]["all"], by_system["tuned"]["all"]
+    assert popularity["popularity_bias"]["mean"] > tuned["popularity_bias"]["mean"]
+    assert popularity["coverage"] < tuned["coverage"] == 6 / ITEMS
+    assert popularity["gini"] > tuned["gini"]
 
 
 def test_the_same_run_again_returns_the_report_without_work(

@@ -1,9 +1,11 @@
-"""Metrics against scikit-learn, against brute force, and on cases with a known answer."""
+"""Metrics against ir-measures and scikit-learn, against brute force, and on cases with a known answer."""
 
+import ir_measures
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.calibration import calibration_curve
 from sklearn.metrics import log_loss, ndcg_score, roc_auc_score
 
 from rayrec import metrics
@@ -30,6 +32,32 @@ def test_ndcg_equals_scikit_learn_without_ties(seed: int, k: int) -> None:
             assert found_B[row] == pytest.approx(expected, abs=1e-9)
         else:
             assert np.isnan(found_B[row])
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 20), st.integers(1, 30))
+def test_rankings_equal_ir_measures(seed: int, k: int, levels: int) -> None:
+    """It ranks equal scores by falling id, so ids say that what is relevant comes last: ties against the scorer."""
+    generator = np.random.default_rng(seed)
+    _, relevant_BN = random_block(seed)
+    scores_BN = generator.integers(-levels, levels, relevant_BN.shape).astype(np.float32)
+    candidates_BN = generator.random(relevant_BN.shape) < 0.8
+    judged, run = [], []
+    for row, item in np.argwhere(candidates_BN):
+        name = f"{'a' if relevant_BN[row, item] else 'b'}{item}"
+        run.append(ir_measures.ScoredDoc(str(row), name, float(scores_BN[row, item])))
+        if relevant_BN[row, item]:
+            judged.append(ir_measures.Qrel(str(row), name, 1))
+    names = {ir_measures.nDCG @ k: "ndcg", ir_measures.R @ k: "recall", ir_measures.P @ k: "precision"}
+    found = metrics.ranking_metrics(scores_BN, relevant_BN, candidates_BN, k)
+    expected = {name: np.full(len(scores_BN), np.nan) for name in found}
+    for one in ir_measures.iter_calc([*names, ir_measures.RR], judged, run) if judged else ():
+        if one.measure in names:
+            expected[names[one.measure]][int(one.query_id)] = one.value
+        else:
+            expected["mrr"][int(one.query_id)] = one.value if round(1 / one.value) <= k else 0.0
+    for name, values_B in found.items():
+        np.testing.assert_allclose(values_B, expected[name], rtol=0, atol=1e-9, err_msg=name)
 
 
 @settings(max_examples=60, deadline=None)
@@ -107,59 +135,75 @@ def test_group_aucs_are_the_auc_within_each_user(examples: list[tuple[bool, int,
     np.testing.assert_allclose(found_U, expected_U, atol=1e-12)
 
 
-def test_no_examples_have_no_auc() -> None:
+def test_no_examples_have_no_auc_and_no_calibration() -> None:
     empty_E = np.zeros(0)
     assert np.isnan(metrics.auc(empty_E, empty_E))
-    sampled = metrics.sampled_auc(empty_E, empty_E, empty_E, 10, 0)
-    assert np.isnan([sampled.auc, metrics.auc_interval(sampled).low]).all()
+    assert np.isnan(metrics.calibration_error(empty_E, empty_E))
 
 
-@pytest.mark.parametrize("measure", [metrics.auc, metrics.log_losses])
+@pytest.mark.parametrize("measure", [metrics.auc, metrics.log_losses, metrics.calibration_error])
 def test_nan_opinions_are_refused(measure: object) -> None:
     with pytest.raises(ValueError, match="1 of 2 scores are nan"):
         measure(np.array([1, 0]), np.array([np.nan, 0.0]))  # type: ignore[operator]
 
 
-def test_interval_covers_the_mean_it_estimates() -> None:
-    generator = np.random.default_rng(0)
-    covered = sum(
-        found.low <= 0.3 <= found.high
-        for seed in range(200)
-        for found in [metrics.interval((generator.random(80) < 0.3).astype(float), 400, seed)]
-    )
-    assert 0.88 <= covered / 200 <= 0.99
+@settings(max_examples=100, deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 12), st.integers(1, 30), st.integers(1, 40))
+def test_calibration_error_equals_scikit_learn(seed: int, bins: int, each: int, levels: int) -> None:
+    """Its curve tells the bins' means; their sizes are counted here.
+
+    Where a quantile is one of the examples it is at the mercy of rounding there, so their number is a multiple.
+    """
+    generator, examples = np.random.default_rng(seed), bins * each
+    log_odds_E = generator.integers(-levels, levels + 1, examples) / 4
+    labels_E = (generator.random(examples) < 0.4).astype(np.int8)
+    probability_E = 1 / (1 + np.exp(-log_odds_E))
+    share, mean = calibration_curve(labels_E, probability_E, n_bins=bins, strategy="quantile")
+    edges = np.percentile(probability_E, np.linspace(0, 100, bins + 1)[1:-1])
+    sizes = np.bincount([sum(edge < value for edge in edges) for value in probability_E], minlength=bins)
+    expected = (sizes[sizes > 0] * np.abs(share - mean)).sum() / examples
+    assert metrics.calibration_error(labels_E, log_odds_E, bins) == pytest.approx(expected, abs=1e-9)
 
 
-def test_interval_leaves_out_unknown_users_and_is_seeded() -> None:
-    values_U = np.array([0.0, 1.0, np.nan, 1.0])
-    found = metrics.interval(values_U, 500, 7)
-    assert found.mean == pytest.approx(2 / 3)
-    assert found == metrics.interval(values_U[[0, 1, 3]], 500, 7)
-    assert np.isnan(metrics.interval(np.array([np.nan]), 10, 0).mean)
+def test_calibration_error_of_known_forecasts() -> None:
+    labels_E, even_E = np.array([0, 1, 1, 1] * 5), np.zeros(20)
+    assert metrics.calibration_error(labels_E, even_E) == pytest.approx(0.25)
+    assert metrics.calibration_error(labels_E, even_E + np.log(3)) == pytest.approx(0, abs=1e-12)
+    sure_E = np.array([-800.0, 800.0, 800.0, 800.0] * 5)
+    assert metrics.calibration_error(labels_E, sure_E) == 0
+    assert metrics.calibration_error(1 - labels_E, sure_E) == 1
+    two_halves_E = np.repeat([np.log(3), -np.log(3)], 8)
+    labels_E = np.array([1, 1, 0, 0] * 2 + [0, 0, 0, 1] * 2)
+    assert metrics.calibration_error(labels_E, two_halves_E, 2) == pytest.approx((0.25 + 0) / 2)
 
 
-def test_paired_difference_is_narrower_than_its_parts() -> None:
-    generator = np.random.default_rng(1)
-    b_U = generator.random(200)
-    a_U = b_U + 0.01 + 0.001 * generator.standard_normal(200)
-    found = metrics.paired_difference(a_U, b_U, 500, 0)
-    assert 0.009 < found.low < found.mean < found.high < 0.011
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 20), st.integers(1, 30))
+def test_top_k_are_the_first_of_a_stable_sort(seed: int, k: int, levels: int) -> None:
+    generator = np.random.default_rng(seed)
+    scores_BN = generator.integers(-levels, levels, (6, 15)).astype(np.float32)
+    candidates_BN = generator.random((6, 15)) < 0.6
+    candidates_BN[0] = False
+    found_BN = metrics.top_k(scores_BN, candidates_BN, k)
+    for row in range(6):
+        ranked = sorted(np.flatnonzero(candidates_BN[row]), key=lambda item: (-scores_BN[row, item], item))
+        assert np.flatnonzero(found_BN[row]).tolist() == sorted(ranked[:k])
 
 
-def test_auc_samples_resample_whole_users_and_pair() -> None:
-    generator = np.random.default_rng(2)
-    user_E = np.repeat(np.arange(30), 10)
-    labels_E = (generator.random(300) < 0.5).astype(int)
-    good_E = labels_E + generator.standard_normal(300)
-    good, noise = (
-        metrics.sampled_auc(labels_E, scores_E, user_E, 300, 5) for scores_E in (good_E, generator.standard_normal(300))
-    )
-    assert good.auc == metrics.auc(labels_E, good_E)
-    interval = metrics.auc_interval(good)
-    assert interval.low < good.auc < interval.high
-    assert metrics.auc_difference(good, noise).low > 0
-    same = metrics.auc_difference(good, metrics.sampled_auc(labels_E, 2 * good_E, user_E, 300, 5))
-    assert (same.mean, same.low, same.high) == (0, 0, 0)
-    weights_U = next(metrics._user_weights(30, 1, 5))
-    repeated_E = np.repeat(np.arange(300), weights_U[user_E])
-    assert good.aucs_S[0] == pytest.approx(metrics.auc(labels_E[repeated_E], good_E[repeated_E]), abs=1e-12)
+def test_coverage_and_gini_of_known_lists() -> None:
+    assert metrics.coverage(np.array([3, 0, 1, 0])) == 0.5
+    assert metrics.gini(np.array([2, 2, 2])) == 0
+    assert metrics.gini(np.array([0, 0, 0, 9])) == pytest.approx(3 / 4)
+    assert metrics.gini(np.array([1, 3])) == pytest.approx(1 / 4)
+    assert np.isnan([metrics.gini(np.zeros(3)), metrics.gini(np.zeros(0)), metrics.coverage(np.zeros(0))]).all()
+
+
+@given(st.lists(st.integers(0, 50), min_size=1, max_size=20).filter(any))
+def test_gini_is_half_the_mean_difference_over_the_mean(listed: list[int]) -> None:
+    listed_N = np.array(listed)
+    expected = np.abs(listed_N[:, None] - listed_N).mean() / (2 * listed_N.mean())
+    assert metrics.gini(listed_N) == pytest.approx(expected, abs=1e-9)
+
+
+def test_percentiles_count_equals_half() -> None:
+    np.testing.assert_allclose(metrics.percentiles(np.array([5, 0, 5, 9])), [0.5, 0.125, 0.5, 0.875])
