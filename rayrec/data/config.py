@@ -74,7 +74,7 @@ class LoaderConfig(Frozen):
     """
 
     streams: int = Field(4, ge=1)
-    slots_per_batch: int = Field(1600, ge=1)
+    slots_per_batch: int = Field(3200, ge=1)
     shuffle_window: int = Field(4096, ge=1)
     num_negatives: int = Field(256, ge=1)
     cache_mb: int = Field(8192, ge=1)

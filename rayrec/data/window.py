@@ -41,7 +41,7 @@ class Window:
         self.likes_E = _taken(rows["likes"], order)
         self.first_target_R = rows["first_target"].to_numpy()[order_R].astype(np.int64)
         self.as_of_R = rows["as_of"].to_numpy()[order_R]
-        self.profiles: list[str] = rows["profile"].fill_null("").take(order).to_pylist()
+        self.profiles: tuple[str, ...] = tuple(rows["profile"].fill_null("").take(order).to_pylist())
         self.users, self.order = users, order
         self.borders = pack(self.lengths_R, slots)
         self.offsets: list[int] = np.concatenate([[0], np.cumsum(self.lengths_R)])[self.borders].tolist()
@@ -82,7 +82,7 @@ class Window:
             lengths_B=lengths_B,
             first_target_B=self.first_target_R[begin:end],
             as_of_B=self.as_of_R[begin:end],
-            profiles=tuple(self.profiles[begin:end]),
+            profiles=self.profiles[begin:end],
             row_ids=RowIds(self, range(begin, end)),
             negatives_K=negatives_K,
         )
