@@ -195,3 +195,11 @@ def test_a_column_that_the_layout_needs_is_missed_by_name(tmp_path: Path) -> Non
     config = DataConfig(source=source, privacy=PLAIN)
     with pytest.raises(ValueError, match=r'ml-100k.inter: .*"user_id".* of 4 columns: is its first line a header, '):
         prepare(config, str(tmp_path / "dataset"), seed=0, provenance={}, run=in_process)
+
+
+def test_a_table_of_topics_without_a_line_is_missed(tmp_path: Path) -> None:
+    (case,) = rated_ads.CASES.values()
+    source = case.write(tmp_path)
+    (tmp_path / "content_labels.csv").write_text("")
+    with pytest.raises(ValueError, match=r"content_labels\.csv is empty; expected its header"):
+        SOURCES["rated_ads"](source)

@@ -40,7 +40,10 @@ def read_rated_ads(source: RatedAdsSource) -> Logs:
     topics = LogTable((join(source.uri, "content_labels.csv"),), Delimited(), _topics)
     # An item's row must be whole, for of two rows the later wins; so the small table is looked up here, once.
     (part,) = parts_of(topics.uris, topics.format, 1)
-    labels = pa.concat_tables(block.rows for block in read_blocks(part))
+    blocks = [block.rows for block in read_blocks(part)]
+    if not blocks:
+        raise ValueError(f"{part.uri} is empty; expected its header: ad_id and a column a topic")
+    labels = pa.concat_tables(blocks)
     texts, ads = JsonLines(("ad_id", "text")), partial(_ads, labels=labels)
     ratings = partial(canonical_interactions, columns=RATINGS, unit="ms")
     return Logs(
