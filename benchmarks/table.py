@@ -150,6 +150,39 @@ def dataset_tables(folder: Path) -> list[str]:
     ]
 
 
+def protocol_tables(folder: Path) -> list[str]:
+    """Our scorers beside published figures, under the protocols of those.
+
+    Args:
+        folder: of the results.
+    """
+    path = folder / "protocols.json"
+    if not path.exists():
+        return []
+    result = json.loads(path.read_text())
+    films, shots = result["protocols"]["movielens-100k"], result["protocols"]["tallrec-movie"]
+    ours = [(name, f"{one['ndcg']['mean']:.3f} ± {one['ndcg']['sd']:.3f}") for name, one in films["systems"].items()]
+    theirs = [(f"{name} (published)", f"{ndcg:.3f}") for name, ndcg in films["published_ndcg"].items()]
+    found = [
+        (f"like-share, {name.replace('_', ' ')}", f"{one['mean']:.3f} [{one['low']:.3f}, {one['high']:.3f}]")
+        for name, one in shots["like_share"].items()
+    ]
+    published = [(f"{name} (published AUC)", f"{auc:.3f}") for name, auc in shots["published_auc"].items()]
+    return [
+        f"MovieLens-100K, {len(films['seeds'])} seeds: {films['protocol']}.",
+        "",
+        *table(["system", "NDCG@10, mean ± sd over seeds"], [*ours, *theirs]),
+        "",
+        f"TALLRec's films: {shots['protocol']}.",
+        "",
+        *table(["", "mean [95 %]"], [*found, *published]),
+        "",
+        f"- {films['note']}",
+        f"- {shots['note']}",
+        f"- {_about(result)}",
+    ]
+
+
 def _reasons(counts: dict[str, int]) -> str:
     return ", ".join(f"{reason} {count:,}" for reason, count in counts.items() if count) or "0"
 
@@ -158,6 +191,7 @@ BLOCKS: dict[str, Callable[[Path], list[str]]] = {
     "datasets": dataset_tables,
     "data": data_tables,
     "reader": reader_table,
+    "protocols": protocol_tables,
 }
 """What stands between `<!-- NAME -->` and `<!-- end -->` in the README."""
 
