@@ -17,10 +17,11 @@ from rayrec.evaluate import report
 from rayrec.evaluate.config import EvaluateConfig
 from rayrec.evaluate.measure import Measured, Slice, group_slices, measure, report_slices, tuning_slices
 from rayrec.item_stats import ItemStats
+from rayrec.metrics import log_losses
 from rayrec.models.behaviour import BASELINES, Baseline
 from rayrec.models.past import Past, past
 from rayrec.models.ranker import load_ranker
-from rayrec.schema import Scorer
+from rayrec.schema import UNKNOWN, Scorer
 from rayrec.tracking import Progress
 
 REPORT = "report.json"
@@ -118,7 +119,10 @@ def measure_baselines(
 def tune(
     baseline: Baseline, before: Past, rows: pa.Table, config: EvaluateConfig
 ) -> tuple[Mapping[str, Any], list[dict[str, Any]]]:
-    """The setting with the best NDCG on validation rows, the first of equals, and the NDCG of every trial.
+    """The setting that validates best, the first of equals, and every trial.
+
+    What counts is NDCG; of a scorer whose like is a log-odds, which is there to tell likes, the log loss where
+    there are opinions.
 
     Args:
         baseline: with its grid.
@@ -129,15 +133,19 @@ def tune(
     if len(baseline.grid) == 1 or not len(rows):
         return baseline.grid[0], []
     slices = tuning_slices(rows, before.catalogue)
-    trials = []
+    trials: list[dict[str, Any]] = []
     for setting in baseline.grid:
         scorer = baseline.fit(before, **setting)
         found = _measure(scorer, rows, slices, config)
         ndcg_U = found.metrics["all"]["ndcg"]
         ndcg = float(np.nansum(ndcg_U)) / max(int((~np.isnan(ndcg_U)).sum()), 1)
         trials.append({"setting": dict(setting), "ndcg": round(ndcg, 6)})
-    best = max(range(len(trials)), key=lambda trial: (trials[trial]["ndcg"], -trial))
-    return baseline.grid[best], trials
+        told_E = found.label_E != UNKNOWN
+        if baseline.log_odds and told_E.any():
+            losses_E = log_losses(found.label_E[told_E], found.like_E[told_E])
+            trials[-1]["log_loss"] = round(float(losses_E.mean()), 6)
+    values = [-trial["log_loss"] if "log_loss" in trial else trial["ndcg"] for trial in trials]
+    return baseline.grid[int(np.argmax(values))], trials
 
 
 def counts_before_test(data: Dataset) -> np.ndarray:

@@ -240,3 +240,6 @@ def test_tuning_takes_the_setting_that_validates_best(dataset: str) -> None:
     assert setting == {"sharpness": 1.0}
     assert [trial["ndcg"] for trial in trials] == [0.0, 0.63093, 0.63093]
     assert tune(baseline, before, ROWS.empty_table(), CONFIG) == ({"sharpness": -1.0}, [])
+    setting, trials = tune(replace(baseline, log_odds=True), before, data.rows("valid"), CONFIG)
+    assert setting == {"sharpness": 2.0}  # all validation targets are liked: the surer, the better
+    assert [round(trial["log_loss"], 1) for trial in trials] == [1.3, 0.3, 0.1]
