@@ -56,6 +56,17 @@ RAW_IMPRESSIONS = pa.schema(
     ]
 )
 
+EVENTS = pa.schema(
+    [
+        ("user_id", pa.string()),
+        ("item", pa.int32()),
+        ("timestamp", pa.int64()),
+        ("rating", pa.float32()),
+        ("event", pa.string()),
+    ]
+)
+"""What becomes histories; `terms` beside it where there are reviews."""
+
 # Knowledge graph and friendships; head and tail are ids of items or users, or names: "item:ID", "user:ID", "name:NAME".
 TRIPLES = pa.schema([("head", pa.string()), ("relation", pa.string()), ("tail", pa.string())])
 

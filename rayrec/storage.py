@@ -46,7 +46,12 @@ def join(uri: str, *parts: str) -> str:
     return "/".join([uri.rstrip("/"), *parts])
 
 
-def _filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
+def located(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    """A URI's filesystem and the path there.
+
+    Raises:
+        ValueError: the scheme is not one of ALLOWED_SCHEMES, or a package for it is not installed.
+    """
     try:
         filesystem, path = fsspec.core.url_to_fs(absolute(uri))
     except ImportError as error:
@@ -57,13 +62,13 @@ def _filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
 
 def exists(uri: str) -> bool:
     """Whether a file or directory is there."""
-    filesystem, path = _filesystem(uri)
+    filesystem, path = located(uri)
     return bool(filesystem.exists(path))
 
 
 def read_bytes(uri: str) -> bytes:
     """The whole file."""
-    filesystem, path = _filesystem(uri)
+    filesystem, path = located(uri)
     return bytes(filesystem.cat_file(path))
 
 
@@ -76,7 +81,7 @@ def file_entry(path: str) -> dict[str, Any]:
 
 def write_bytes(uri: str, data: bytes) -> dict[str, Any]:
     """Writes a file whole or not at all, making its directory; returns its manifest entry: size in bytes and sha256."""
-    filesystem, path = _filesystem(uri)
+    filesystem, path = located(uri)
     if "file" in filesystem.protocol:  # elsewhere a path is a name, and s3fs would make a bucket that it does not reach
         filesystem.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
         part = f"{path}.{os.getpid()}"
@@ -117,7 +122,7 @@ def download_directory(uri: str, local: str) -> str:
         ValueError: nothing is published there, or a file is missing or altered.
     """
     verify(uri)
-    filesystem, path = _filesystem(uri)
+    filesystem, path = located(uri)
     if "file" in filesystem.protocol:
         return path
     for name in [*manifest(uri)["files"], MANIFEST]:

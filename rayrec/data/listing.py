@@ -11,7 +11,7 @@ import pyarrow as pa
 from fsspec.core import has_magic
 
 from rayrec.data.work import retried
-from rayrec.storage import ALLOWED_SCHEMES, absolute
+from rayrec.storage import ALLOWED_SCHEMES, absolute, located
 
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
 _HIDDEN = (".", "_")
@@ -90,16 +90,7 @@ def check_scheme(uri: str, allowed: Sequence[str]) -> None:
 
 def _located(uri: str, allowed: Sequence[str]) -> tuple[fsspec.AbstractFileSystem, str]:
     check_scheme(uri, allowed)
-    return _filesystem(uri)
-
-
-def _filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
-    try:
-        filesystem, path = fsspec.core.url_to_fs(absolute(uri))
-    except ImportError as error:
-        remedy = "pip install 'rayrec[s3]'" if uri.startswith("s3://") else "pip install the package it names"
-        raise ValueError(f"{uri!r} needs a package that is not installed ({error}); {remedy}") from error
-    return filesystem, path
+    return located(uri)
 
 
 def _below(filesystem: fsspec.AbstractFileSystem, path: str) -> dict[str, Any]:
@@ -135,7 +126,7 @@ def ending(uri: str) -> str:
 @contextlib.contextmanager
 def opened(uri: str, seekable: bool = False) -> Iterator[Any]:
     """A file's decompressed stream, or (`seekable`) the file as it is: by its path where it is local."""
-    filesystem, path = _filesystem(uri)
+    filesystem, path = located(uri)
     if seekable and "file" in filesystem.protocol:
         yield path
         return

@@ -11,20 +11,9 @@ from rayrec.data.plan import Plan
 from rayrec.data.previous import Previous, events_of
 from rayrec.data.sequence import build
 from rayrec.data.work import Record, Work, dealt, read_slices, slices_bytes, write_table
-from rayrec.schema import HISTORIES, IMPRESSIONS, ITEM_STATS, RAW_USERS, TRIPLES, USERS
+from rayrec.schema import EVENTS, HISTORIES, IMPRESSIONS, ITEM_STATS, RAW_USERS, TRIPLES, USERS
 
 SPLITS = ("train", "valid", "test")
-
-EVENTS = pa.schema(
-    [
-        ("user_id", pa.string()),
-        ("item", pa.int32()),
-        ("timestamp", pa.int64()),
-        ("rating", pa.float32()),
-        ("event", pa.string()),
-    ]
-)
-"""What build() takes; `terms` beside it where there are reviews."""
 
 GROUPS_PER_FILE, LEAST_ROWS, MOST_ROWS = 32, 16, 1024
 

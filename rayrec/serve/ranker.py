@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from rayrec.export.bundle import Bundle
 from rayrec.profiles import histories, profile_texts
-from rayrec.schema import ITEMS, Batch, batch_of_rows
+from rayrec.schema import EVENTS, ITEMS, Batch, batch_of_rows
 from rayrec.serve.requests import (
     Candidate,
     ModelInfo,
@@ -24,17 +24,8 @@ from rayrec.serve.requests import (
 from rayrec.terms import review_terms
 from rayrec.text import item_texts
 
-EVENTS = pa.schema(
-    [
-        ("user_id", pa.string()),
-        ("item", pa.int32()),
-        ("timestamp", pa.int64()),
-        ("rating", pa.float32()),
-        ("event", pa.string()),
-        ("review", pa.string()),
-    ]
-)
-"""Of requests; what profiles.histories() takes, and reviews."""
+TOLD = EVENTS.append(pa.field("review", pa.string()))
+"""What requests tell of events."""
 
 
 class BadRequestError(ValueError):
@@ -141,7 +132,7 @@ class RequestRanker:
 
     def _events(self, users: Sequence[User], as_of: np.ndarray) -> tuple[pa.Table, list[list[str]]]:
         """Events of known items strictly before each user's moment, users named by their row."""
-        columns: dict[str, list[Any]] = {name: [] for name in EVENTS.names}
+        columns: dict[str, list[Any]] = {name: [] for name in TOLD.names}
         unknown: list[list[str]] = []
         for row, user in enumerate(users):
             unknown.append([event.item_id for event in user.history if event.item_id not in self.index])
@@ -159,7 +150,7 @@ class RequestRanker:
                     )
                     for column, value in zip(columns.values(), values, strict=True):
                         column.append(value)
-        events = pa.table(columns, schema=EVENTS)
+        events = pa.table(columns, schema=TOLD)
         if events["review"].null_count < len(events):
             reviews, _ = self.bundle.privacy.redacted(events["review"].combine_chunks())
             events = events.append_column("terms", review_terms(reviews, self.bundle.terms))

@@ -55,7 +55,7 @@ def test_verify_names_what_was_altered_or_lost(uri: str) -> None:
     storage.write_bytes(storage.join(uri, "deep/b.txt"), b"other")
     with pytest.raises(ValueError, match=r"deep/b\.txt has sha256 .*altered or torn"):
         storage.verify(uri)
-    filesystem, path = storage._filesystem(uri)
+    filesystem, path = storage.located(uri)
     filesystem.rm(f"{path}/a.txt")
     with pytest.raises(ValueError, match=r"a\.txt is missing though the manifest lists it"):
         storage.verify(uri)

@@ -1,7 +1,7 @@
-import time
 from typing import Any
 
 import pyarrow as pa
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -98,12 +98,11 @@ def test_items_do_not_touch_each_other() -> None:
     assert texts_of(*[PUMP, other, bare] * 500, max_words=8) == alone * 500
 
 
+@pytest.mark.timeout(30)
 def test_a_gigantic_text_costs_bounded_time() -> None:
     sentence = "steel and brass. "
     gigantic = {**PUMP, "text": sentence * 6_000}
-    started = time.perf_counter()
     (text,) = texts_of(gigantic, max_words=10)
-    assert time.perf_counter() - started < 2
     assert text == "Pump. " + " ".join([sentence.strip()] * 3)
     late = {**PUMP, "text": "x. " * (MAX_CHARACTERS // 3) + "Steel at last."}
     assert "Steel" not in texts_of(late, max_words=10)[0]
