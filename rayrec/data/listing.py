@@ -42,9 +42,14 @@ def files_at(uri: str, allowed: Sequence[str]) -> list[Found]:
 def _files_at(uri: str, allowed: Sequence[str]) -> list[Found]:
     filesystem, path = _located(uri, allowed)
     where = absolute(uri)
-    if filesystem.exists(path):
-        if filesystem.isfile(path):
-            return [_found(where, filesystem.info(path))]
+    there = False
+    # exists() and isfile() answer no where storage fails for a moment; info() raises, and is tried again.
+    with contextlib.suppress(FileNotFoundError):
+        info = filesystem.info(path)
+        if info["type"] == "file":
+            return [_found(where, info)]
+        there = True
+    if there:
         found, base = _below(filesystem, path), where
         endings = sorted({ending(name) for name in found})
         if len(endings) > 1:

@@ -115,15 +115,15 @@ def test_a_local_file_is_found_though_its_folder_fails_once(
     (tmp_path / "a.csv").write_bytes(LINES)
     local = fsspec.filesystem("file")
     answers = iter([OSError(5, "input/output error")])
-    exists = local.exists
+    info = local.info
 
-    def failing(path: str) -> bool:
+    def failing(path: str, **options: Any) -> Any:
         error = next(answers, None)
         if error is not None:
             raise error
-        return bool(exists(path))
+        return info(path, **options)
 
-    monkeypatch.setattr(local, "exists", failing)
+    monkeypatch.setattr(local, "info", failing)
     assert [file[:2] for file in files_at(str(tmp_path), ("file",))] == [(f"{tmp_path}/a.csv", len(LINES))]
     assert len(trouble.waits) == 1
 
@@ -157,3 +157,22 @@ def test_the_version_is_what_the_listing_says_and_costs_no_request(
     monkeypatch.setattr(trouble.store, "find", lambda *_, **__: listed)
     monkeypatch.delattr(type(trouble.store), "created")
     assert [file.version for file in files_at("memory://logs", ("memory",))] == [version] * 2
+
+
+def test_storage_that_fails_for_a_moment_makes_no_folder_of_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.csv").write_text("x\n1\n")
+    filesystem, failures = type(fsspec.filesystem("file")), [OSError("busy")]
+    told = filesystem.info
+
+    def info(self: object, path: str, **options: object) -> object:
+        if failures:
+            raise failures.pop()
+        return told(self, path, **options)
+
+    monkeypatch.setattr(filesystem, "info", info)
+    monkeypatch.setattr("rayrec.data.work.time.sleep", lambda _: None)
+    (found,) = files_at(str(tmp_path / "a.csv"), ("file",))
+    assert found.uri.endswith("a.csv")
+    assert failures == []
