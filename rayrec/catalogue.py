@@ -19,18 +19,27 @@ from rayrec.storage import is_published, join, publish, write_bytes
 
 
 class CatalogueStates:
-    """States of N texts, flat and memory-mapped: text n's tokens are rows offsets_N1[n] to offsets_N1[n + 1]."""
+    """States of N texts, flat and memory-mapped: text n's tokens are rows offsets_N1[n] to offsets_N1[n + 1].
 
-    def __init__(self, flat_SH: np.ndarray, offsets_N1: np.ndarray) -> None:
+    Item n has text text_N[n]: its own, but for the control whose texts are shuffled.
+    """
+
+    def __init__(self, flat_SH: np.ndarray, offsets_N1: np.ndarray, text_N: np.ndarray | None = None) -> None:
         self.flat_SH = flat_SH
         self.offsets_N1 = offsets_N1
+        self.text_N = np.arange(len(offsets_N1) - 1) if text_N is None else text_N
 
     def __len__(self) -> int:
-        return len(self.offsets_N1) - 1
+        return len(self.text_N)
 
     def __getitem__(self, index: int) -> Tensor:
         """float32 [T, H]."""
-        return torch.from_numpy(np.array(self.flat_SH[self.offsets_N1[index] : self.offsets_N1[index + 1]]))
+        text = self.text_N[index]
+        return torch.from_numpy(np.array(self.flat_SH[self.offsets_N1[text] : self.offsets_N1[text + 1]]))
+
+    def shuffled(self, seed: int) -> "CatalogueStates":
+        """The same states, each text with an item drawn at random."""
+        return CatalogueStates(self.flat_SH, self.offsets_N1, np.random.default_rng(seed).permutation(len(self)))
 
 
 class _Encode:
@@ -51,7 +60,7 @@ class _Encode:
 
 def fingerprint(texts: Sequence[str], config: ModelConfig) -> str:
     """Hash of everything the states depend on: texts, tokenizer, weights and the split."""
-    model, tokenizer = load_language_model(config.language_model)
+    model, tokenizer = load_language_model(config.language_model, config.pretrained)
     digest = hashlib.sha256()
     for name, value in sorted(model.state_dict().items()):
         digest.update(name.encode() + value.contiguous().view(torch.uint8).numpy().tobytes())

@@ -17,7 +17,7 @@ from rayrec.data.config import DataConfig, LoaderConfig
 from rayrec.evaluate.config import EvaluateConfig
 from rayrec.models.config import ModelConfig
 from rayrec.serve.config import ServeConfig
-from rayrec.train.config import ZERO_SHOT, TrainConfig
+from rayrec.train.config import TrainConfig
 
 TRAINING = ("data", "loader", "model", "train")
 Summary = dict[str, Any]
@@ -40,7 +40,7 @@ class RunConfig(BaseModel):
 
     @model_validator(mode="after")
     def _export_stage_is_trained(self) -> Self:
-        names = [ZERO_SHOT, *(stage.name for stage in self.train.stages)]
+        names = self.train.systems()
         if self.export_stage not in names:
             raise ValueError(f"export_stage is {self.export_stage!r}; expected one of {', '.join(names)}")
         return self

@@ -18,7 +18,7 @@ from rayrec.models.encoder import load_encoder
 from rayrec.storage import is_published
 from rayrec.text import item_texts
 from rayrec.train.config import TrainConfig
-from rayrec.train.worker import Worker, WorkerSettings
+from rayrec.train.worker import Worker, WorkerSettings, model_of
 from tests.tiny import states_in_process
 
 
@@ -56,16 +56,19 @@ class FolderCheckpoints:
 
 def settings(data: Dataset, folder: Path, model: ModelConfig, train: TrainConfig, **loader: int) -> WorkerSettings:
     """What a worker needs to train on a data set, its catalogue's states made here and shared by runs of a folder."""
-    states = folder / "states"
-    if not states.exists():
-        states.mkdir(parents=True)
-        catalogue = states_in_process(item_texts(data.catalogue()), load_encoder(model)[0])
-        catalogue.flat_SH.tofile(states / "states.bin")
-        catalogue.offsets_N1.tofile(states / "offsets.bin")
+    states = {}
+    for shape in (model, *(model_of(model, stage.control) for stage in train.all_stages())):
+        place = folder / f"states_{shape.pretrained}"
+        states[shape.pretrained] = str(place)
+        if not place.exists():
+            place.mkdir(parents=True)
+            catalogue = states_in_process(item_texts(data.catalogue()), load_encoder(shape)[0])
+            catalogue.flat_SH.tofile(place / "states.bin")
+            catalogue.offsets_N1.tofile(place / "offsets.bin")
     return WorkerSettings(
         dataset=data.uri,
         uri=tempfile.mkdtemp(dir=folder),
-        states=str(states),
+        states=states,
         model=model,
         loader=LoaderConfig.model_validate(loader),
         config=train,

@@ -15,12 +15,14 @@ from rayrec.data.prepare import on_ray
 from rayrec.data.work import in_process
 from rayrec.evaluate import report
 from rayrec.evaluate.config import EvaluateConfig
+from rayrec.evaluate.forgetting import agreement, general_vectors, read_pairs
 from rayrec.evaluate.measure import Measured, Slice, group_slices, measure, report_slices, tuning_slices
 from rayrec.item_stats import ItemStats
 from rayrec.metrics import log_losses
 from rayrec.models.behaviour import BASELINES, Baseline
+from rayrec.models.encoder import TextCache, load_encoder
 from rayrec.models.past import Past, past
-from rayrec.models.ranker import load_ranker
+from rayrec.models.ranker import Ranker, load_ranker
 from rayrec.schema import UNKNOWN, Scorer
 from rayrec.tracking import Progress
 
@@ -61,13 +63,20 @@ def evaluate(
     catalogue, stats, rows = data.catalogue(), data.stats(), data.rows("test")
     if not len(rows):
         raise ValueError(f"the test split of {dataset} has no rows; prepare it with a larger data.split.test_fraction")
+    if config.max_users is not None and len(rows) > config.max_users:
+        rows = rows.take(np.sort(np.random.default_rng(seed).permutation(len(rows))[: config.max_users]))
     counts_N = counts_before_test(data)
     slices = report_slices(rows, catalogue) | group_slices(rows, catalogue, counts_N)
+    pairs = None if config.general_text is None else read_pairs(config.general_text)
+    general: dict[str, np.ndarray] = {}
+    states: dict[str, TextCache] = {}
     with Progress("evaluate", len(BASELINES) + len(stages), "system") as progress:
         measured, chosen, left_out = measure_baselines(data, rows, slices, config, progress)
         for stage in stages:
-            ranker = _load_stage(weights, stage, stats)
+            ranker = _load_stage(weights, stage, stats, states)
             measured[stage] = _measure(ranker, rows, slices, config, counts_N)
+            if pairs is not None and ranker.model.use_text:
+                general[stage] = general_vectors(load_encoder(ranker.model.config)[0], ranker.model.top, pairs.texts)
             progress.update()
     log_odds = [*stages, *(name for name, baseline in BASELINES.items() if baseline.log_odds)]
     about = {
@@ -75,6 +84,7 @@ def evaluate(
         "counts": {"items": len(catalogue), "users": len(rows), "targets": len(next(iter(measured.values())).row_E)},
         "baselines": chosen,
         "left_out": left_out,
+        "general_text": None if pairs is None else report.forgetting(agreement(pairs, general, config.bootstrap, seed)),
         "inputs": inputs,
         "seed": seed,
         "provenance": dict(provenance),
@@ -100,7 +110,8 @@ def measure_baselines(
     Returns:
         What was measured, the setting chosen with every trial, and why a baseline was left out; each by baseline.
     """
-    catalogue, stats, histories, valid_rows = data.catalogue(), data.stats(), data.histories(), data.rows("valid")
+    catalogue, stats, histories = data.catalogue(), data.stats(), data.histories()
+    valid_rows = data.rows("valid").slice(0, config.validation_users)
     before_valid = past(histories, stats, catalogue, data.cutoffs.valid)
     before_test = past(histories, stats, catalogue, data.cutoffs.test)
     measured, chosen, left_out, counts_N = {}, {}, {}, counts_before_test(data)
@@ -172,10 +183,10 @@ def _measure(
     )
 
 
-def _load_stage(weights: str, stage: str, stats: ItemStats) -> Scorer:
+def _load_stage(weights: str, stage: str, stats: ItemStats, states: dict[str, TextCache]) -> Ranker:
     with tempfile.TemporaryDirectory() as folder:
         local = storage.download_directory(storage.join(weights, stage), os.path.join(folder, stage))
-        return load_ranker(local, stats)
+        return load_ranker(local, stats, shared=states)
 
 
 def _published(uri: str, inputs: Mapping[str, Any]) -> dict[str, Any]:

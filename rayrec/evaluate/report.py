@@ -8,7 +8,7 @@ import numpy as np
 from rayrec.evaluate.config import EvaluateConfig
 from rayrec.evaluate.figures import Figures, figures
 from rayrec.evaluate.measure import Measured, Slice
-from rayrec.statistics import Estimate, difference, estimate, simultaneous
+from rayrec.statistics import Estimate, Sampled, difference, estimate, simultaneous
 
 PROTOCOL = (
     "One ranking a test user, at one global cut-off in time, from the events before it. Relevant: test items that were "
@@ -59,6 +59,19 @@ def build(
             system: {name: _values(one) for name, one in by_slice.items()} for system, by_slice in found.items()
         },
         "differences": _differences(found, slices, config.comparisons),
+    }
+
+
+def forgetting(agreements: Mapping[str, Sampled]) -> dict[str, Any]:
+    """Agreement with people on general text by system, and its change from that of the first, which is untrained.
+
+    Args:
+        agreements: by system, all of the same samples.
+    """
+    before = next(iter(agreements.values()))
+    return {
+        system: {**(_json(estimate(one)) or {}), "change": _json(estimate(difference(one, before)))}
+        for system, one in agreements.items()
     }
 
 
@@ -211,6 +224,9 @@ def table_text(report: Mapping[str, Any]) -> str:
         if one["slice"] in _SHOWN_SLICES and one["metric"] in _SHOWN_DIFFERENCES
     ]
     parts = [_columns([head, *lines])]
+    if report.get("general_text"):
+        forgotten = [[system, _cell(one), _cell(one["change"])] for system, one in report["general_text"].items()]
+        parts.append(_columns([["general text", "Spearman [95 %]", "change [95 %]"], *forgotten]))
     if differences:
         parts.append(_columns([["difference", "slice", "metric", "mean [95 %]", ""], *differences]))
     return "\n\n".join(parts)

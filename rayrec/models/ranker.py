@@ -170,6 +170,7 @@ def load_other_weights(directory: str, model: Recommender) -> None:
     for name, wanted, seen in (
         ("use_text", True, about["use_text"]),
         ("model.language_model", model.config.language_model, about["model"]["language_model"]),
+        ("model.pretrained", model.config.pretrained, about["model"]["pretrained"]),
     ):
         if seen != wanted:
             raise ValueError(
@@ -181,7 +182,9 @@ def load_other_weights(directory: str, model: Recommender) -> None:
     load_trained_state(model, {**state, **own})
 
 
-def load_ranker(weights: str, stats: ItemStats, language_model: str | None = None) -> Ranker:
+def load_ranker(
+    weights: str, stats: ItemStats, language_model: str | None = None, shared: dict[str, TextCache] | None = None
+) -> Ranker:
     """Reads a local, verified directory of save_weights().
 
     Args:
@@ -189,6 +192,7 @@ def load_ranker(weights: str, stats: ItemStats, language_model: str | None = Non
         stats: item statistics of the catalogue the weights were trained on.
         language_model: a folder whose language model already holds what was trained in it (a bundle's), or None for
             the pretrained one named in the config.
+        shared: states of texts by frozen layers, filled here and used again by rankers that have the same ones.
 
     Raises:
         ValueError: another catalogue size, or tensors that do not fit.
@@ -208,7 +212,11 @@ def load_ranker(weights: str, stats: ItemStats, language_model: str | None = Non
         state = {name: value for name, value in state.items() if not name.startswith("top.")}
     load_trained_state(model, state, language_model=language_model is None)
     vectors = load_file(os.path.join(weights, "items.safetensors"))
-    return Ranker(model, TextCache(lower.states), CatalogueVectors(vectors["items"], vectors["guess"]), stats)
+    states = TextCache(lower.states)
+    if shared is not None:
+        below = {"language_model", "pretrained", "trainable_layers", "max_tokens"}
+        states = shared.setdefault(config.model_dump_json(include=below), states)
+    return Ranker(model, states, CatalogueVectors(vectors["items"], vectors["guess"]), stats)
 
 
 def new_model(config: ModelConfig, *, num_items: int, use_text: bool, seed: int) -> tuple[LowerLayers, Recommender]:

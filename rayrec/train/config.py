@@ -8,22 +8,33 @@ ZERO_SHOT = "zero_shot"
 """The name of what training starts from: the training-free text scorer, or what TrainConfig.start_from names."""
 
 ParameterGroup = Literal["scales", "adapters", "id", "language_model"]
+Control = Literal["random_weights", "shuffled_texts", "id_only"]
+
+
+def zero_shot_of(control: Control | None) -> str | None:
+    """The name of the training-free text scorer under a control; None where there is no text."""
+    if control == "id_only":
+        return None
+    return ZERO_SHOT if control is None else f"{ZERO_SHOT}_{control}"
 
 
 class StageConfig(BaseModel):
     """One stage: an engine and a checkpoint series of its own; its result is a system of the report.
 
     A stage starts from an earlier stage's result or, where `start` is null, from the training-free text scorer (from
-    random ID vectors where `use_text` is false). `learning_rates` names the parameter groups it trains. The change is
+    random ID vectors where `control` is id_only). `learning_rates` names the parameter groups it trains. The change is
     kept only where validation improves. The learning rates rise over `warmup_steps`, then fall linearly to zero at
     `steps`; training ends there, or when validation has not improved `patience` times in a row.
+
+    A control tells what the texts or the pretraining bring: the same network on random weights of the language model,
+    with the items' texts dealt to other items, or with ID vectors alone and no text.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
     start: str | None = None
-    use_text: bool = True
+    control: Control | None = None
     learning_rates: dict[ParameterGroup, float] = Field(min_length=1)
     steps: int = Field(200, ge=1)
     validate_every: int = Field(20, ge=1)
@@ -44,7 +55,7 @@ DEFAULT_STAGES = (
     ),
     StageConfig(name="text_id", start="tuned", learning_rates={"id": 3e-3}, steps=60, validate_every=10),
     StageConfig(
-        name="id_only", use_text=False, learning_rates={"scales": 5e-2, "adapters": 1e-3, "id": 3e-3}, steps=120
+        name="id_only", control="id_only", learning_rates={"scales": 5e-2, "adapters": 1e-3, "id": 3e-3}, steps=120
     ),
 )
 
@@ -58,6 +69,9 @@ class TrainConfig(BaseModel):
     `start_from` is the URI of a stage's weights, trained with the same language model on any data set: all but their ID
     vectors take the place of the training-free text scorer as the zero_shot system. Without `stages` nothing is trained
     here, and evaluation tells what was learnt there.
+
+    Each of `controls` repeats the text scorer and every text stage that trains no ID vectors, with the same budget,
+    under names such as tuned_random_weights.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -77,16 +91,38 @@ class TrainConfig(BaseModel):
     max_failures: int = Field(2, ge=0)
     start_from: str | None = None
     stages: tuple[StageConfig, ...] = DEFAULT_STAGES
+    controls: tuple[Literal["random_weights", "shuffled_texts"], ...] = ()
+
+    def all_stages(self) -> tuple[StageConfig, ...]:
+        """The stages and, for each of `controls`, their repetitions."""
+        repeated = [stage for stage in self.stages if stage.control is None and "id" not in stage.learning_rates]
+        return self.stages + tuple(
+            stage.model_copy(
+                update={
+                    "name": f"{stage.name}_{control}",
+                    "start": stage.start and f"{stage.start}_{control}",
+                    "control": control,
+                }
+            )
+            for control in self.controls
+            for stage in repeated
+        )
+
+    def systems(self) -> tuple[str, ...]:
+        """Names of all that training publishes."""
+        controls = (stage.control for stage in self.all_stages())
+        starts = [start for control in dict.fromkeys(controls) if (start := zero_shot_of(control)) is not None]
+        return tuple(dict.fromkeys([ZERO_SHOT, *starts, *(stage.name for stage in self.all_stages())]))
 
     @model_validator(mode="after")
     def _stages_in_order(self) -> "TrainConfig":
         before: dict[str, StageConfig] = {}
-        for stage in self.stages:
-            if stage.name in before or stage.name == ZERO_SHOT:
+        for stage in self.all_stages():
+            if stage.name in before or stage.name.startswith(ZERO_SHOT):
                 raise ValueError(f"two stages are called {stage.name!r}; give each its own name ({ZERO_SHOT} is taken)")
             if stage.start is not None and stage.start not in before:
                 raise ValueError(f"stage {stage.name!r} starts from {stage.start!r}, which is no earlier stage")
-            if stage.start is not None and before[stage.start].use_text != stage.use_text:
-                raise ValueError(f"stage {stage.name!r} and its start {stage.start!r} differ in use_text")
+            if stage.start is not None and before[stage.start].control != stage.control:
+                raise ValueError(f"stage {stage.name!r} and its start {stage.start!r} differ in control")
             before[stage.name] = stage
         return self

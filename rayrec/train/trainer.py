@@ -17,8 +17,8 @@ from rayrec.data.dataset import Dataset
 from rayrec.models.config import ModelConfig
 from rayrec.storage import absolute, download_directory, is_published, join, manifest, publish
 from rayrec.text import item_texts
-from rayrec.train.config import ZERO_SHOT, TrainConfig
-from rayrec.train.worker import Worker, WorkerSettings
+from rayrec.train.config import TrainConfig
+from rayrec.train.worker import Worker, WorkerSettings, model_of
 
 
 class RayCheckpoints:
@@ -47,7 +47,10 @@ class UserMistakeError(Exception):
 def _work(settings: dict[str, Any]) -> None:
     local: WorkerSettings = settings["worker"]
     with tempfile.TemporaryDirectory() as directory:
-        states = download_directory(local.states, directory)
+        states = {
+            pretrained: download_directory(uri, os.path.join(directory, f"states_{pretrained}"))
+            for pretrained, uri in local.states.items()
+        }
         checkpoints = RayCheckpoints(os.path.join(directory, "checkpoint"))
         try:
             Worker(replace(local, states=states), checkpoints, ray.train.torch.get_device()).run()
@@ -122,7 +125,8 @@ def train(
         if found["config"] != provenance["config"]:
             raise ValueError(f"{absolute(uri)} was trained with another config; use another run folder")
         return found
-    for name in (ZERO_SHOT, *(stage.name for stage in config.stages)):
+    names = config.systems()
+    for name in names:
         part = join(absolute(uri), name)
         if is_published(part) and manifest(part, "weights")["config"] != provenance["config"]:
             raise ValueError(f"{part} was trained with another config; use another run folder, or the config it had")
@@ -132,15 +136,24 @@ def train(
             f"model.max_positions={model.max_positions} is too small for data.history_length={data.history_length}; "
             f"set it to at least {data.history_length + 2}"
         )
-    states = encode_catalogue(
-        item_texts(data.catalogue()), model, join(absolute(uri), "states"), workers=config.num_workers
-    )
+    texts = item_texts(data.catalogue())
+    shapes = [model, *(model_of(model, stage.control) for stage in config.all_stages())]
+    states = {
+        shape.pretrained: encode_catalogue(texts, shape, join(absolute(uri), "states"), workers=config.num_workers)
+        for shape in {shape.pretrained: shape for shape in shapes}.values()
+    }
     settings = WorkerSettings(absolute(dataset), absolute(uri), states, model, loader, config, seed, provenance)
     _fit(settings)
-    names = [ZERO_SHOT, *(stage.name for stage in config.stages)]
     validation = {name: manifest(join(uri, name), "weights")["validation"] for name in names}
     kept = {name: manifest(join(uri, name), "weights")["kept"] for name in names}
     publish(
-        uri, "training", {}, stages=names, validation=validation, kept=kept, dataset=absolute(dataset), **provenance
+        uri,
+        "training",
+        {},
+        stages=list(names),
+        validation=validation,
+        kept=kept,
+        dataset=absolute(dataset),
+        **provenance,
     )
     return manifest(uri, "training")

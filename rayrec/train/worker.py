@@ -32,7 +32,7 @@ from rayrec.storage import is_published, join, publish, upload_directory
 from rayrec.tracking import MetricsLog, Progress
 from rayrec.train.checkpoint import checkpoint_stage, load_checkpoint, save_checkpoint
 from rayrec.train.collate import Collate, pooled_profiles
-from rayrec.train.config import ZERO_SHOT, StageConfig, TrainConfig
+from rayrec.train.config import Control, StageConfig, TrainConfig, zero_shot_of
 from rayrec.train.engine import Engine
 from rayrec.train.loop import Callbacks, Feed, LoopState, run_stage, seed_of
 from rayrec.train.validate import Validation, calibrate
@@ -48,19 +48,43 @@ class WorkerSettings:
     Attributes:
         dataset: URI of the prepared data set.
         uri: where stages are published.
-        states: local directory of encode_catalogue().
+        states: by whether the language model is pretrained, a local directory of encode_catalogue().
         model, loader, config, seed: as in the run's config.
         about: provenance, stored with every stage.
     """
 
     dataset: str
     uri: str
-    states: str
+    states: Mapping[bool, str]
     model: ModelConfig
     loader: LoaderConfig
     config: TrainConfig
     seed: int
     about: Mapping[str, Any]
+
+
+def model_of(model: ModelConfig, control: Control | None) -> ModelConfig:
+    """What a control trains."""
+    return model.model_copy(update={"pretrained": False}) if control == "random_weights" else model
+
+
+@dataclass(frozen=True)
+class Texts:
+    """What an untrained language model makes of the texts, under one control.
+
+    Attributes:
+        model: names the language model.
+        catalogue: states of the items' texts.
+        profiles: profiles to states.
+        anchor_NH: vectors of the items.
+        some_profiles_PH: vectors of some of training's profiles, whose mean centres all.
+    """
+
+    model: ModelConfig
+    catalogue: CatalogueStates
+    profiles: TextCache
+    anchor_NH: Tensor
+    some_profiles_PH: Tensor
 
 
 class CheckpointStore(Protocol):
@@ -76,7 +100,7 @@ class CheckpointStore(Protocol):
 
 
 class Worker:
-    """Holds what the stages share: data, statistics, catalogue states, the pretrained vectors."""
+    """Holds what the stages share: data, statistics, and by control the texts' states and vectors."""
 
     def __init__(self, settings: WorkerSettings, store: CheckpointStore, device: torch.device) -> None:
         self.settings = settings
@@ -85,65 +109,82 @@ class Worker:
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
         self.data = Dataset(settings.dataset)
         self.stats: ItemStats = self.data.stats()
-        self.catalogue: CatalogueStates = load_states(settings.states)
         self.loader = Loader(self.data, settings.loader, seed=settings.seed, rank=self.rank, world_size=self.world)
         held_out_N = np.array(self.data.catalogue()["held_out"].to_pylist()) == "valid"
         valid = self.data.rows("valid").slice(0, settings.config.validation_users)
         self.validation = Validation(valid, held_out_N, settings.config.validation_k)
-        self.lower, pretrained = new_model(settings.model, num_items=len(held_out_N), use_text=True, seed=0)
-        self.profile_states = TextCache(self.lower.states)
-        self.anchor_NH = self._pool(pretrained)
-        self.profiles_PH = pretrained.top.pool(self.profile_states(self.loader.some_profiles(WHITENED_PROFILES)))
+        self._texts: dict[Control | None, Texts] = {}
         self.logs = settings.uri if "://" not in settings.uri else tempfile.mkdtemp()
         self.log = MetricsLog(os.path.join(self.logs, "logs")) if self.rank == 0 else None
 
-    def _pool(self, model: Recommender) -> Tensor:
+    def texts(self, control: Control | None) -> Texts:
+        """The texts under a control, made once; every rank asks at the same time."""
+        control = None if control == "id_only" else control  # whose texts are made and not looked at
+        if control not in self._texts:
+            config = model_of(self.settings.model, control)
+            catalogue = load_states(self.settings.states[config.pretrained])
+            if control == "shuffled_texts":
+                catalogue = catalogue.shuffled(self.settings.seed)
+            lower, model = new_model(config, num_items=len(catalogue), use_text=True, seed=0)
+            profiles = TextCache(lower.states)
+            some_PH = model.top.pool(profiles(self.loader.some_profiles(WHITENED_PROFILES)))
+            self._texts[control] = Texts(config, catalogue, profiles, self._pool(model, catalogue), some_PH)
+        return self._texts[control]
+
+    def _pool(self, model: Recommender, catalogue: CatalogueStates) -> Tensor:
         """The catalogue's vectors by a model's language model, each rank computing a share, on every rank."""
-        pooled_NH = torch.zeros(len(self.catalogue), model.top.hidden_size)
-        share = list(range(self.rank, len(self.catalogue), self.world))
-        pooled_NH[share] = model.top.pool([self.catalogue[index] for index in share])
+        pooled_NH = torch.zeros(len(catalogue), model.top.hidden_size)
+        share = list(range(self.rank, len(catalogue), self.world))
+        pooled_NH[share] = model.top.pool([catalogue[index] for index in share])
         dist.all_reduce(pooled_NH)
         return pooled_NH
 
-    def fresh(self, stage_index: int, use_text: bool) -> Recommender:
+    def fresh(self, stage_index: int, control: Control | None) -> Recommender:
         """A model at step 0: whitened on the items that training may see, which alone may use ID vectors."""
-        seed = seed_of(self.settings.seed, stage_index)
-        _, model = new_model(self.settings.model, num_items=len(self.catalogue), use_text=use_text, seed=seed)
+        seed, texts = seed_of(self.settings.seed, stage_index), self.texts(control)
+        use_text = control != "id_only"
+        _, model = new_model(texts.model, num_items=len(texts.catalogue), use_text=use_text, seed=seed)
         trained = torch.from_numpy(self.loader.items)
         model.fusion.known_N[trained] = True
-        model.whitening.fit(self.anchor_NH[trained], self.profiles_PH, self.settings.model.whitening_shrinkage)
+        model.whitening.fit(texts.anchor_NH[trained], texts.some_profiles_PH, texts.model.whitening_shrinkage)
         features_NF = self.stats.features(self.loader.items, np.array(self.data.cutoffs.valid))
-        model.fusion.fit_guess(model.whitening(self.anchor_NH[trained]), torch.from_numpy(features_NF))
+        model.fusion.fit_guess(model.whitening(texts.anchor_NH[trained]), torch.from_numpy(features_NF))
         return model
 
-    def ranker(self, model: Recommender, pooled_NH: Tensor) -> Ranker:
+    def ranker(self, model: Recommender, pooled_NH: Tensor, texts: Texts) -> Ranker:
         """A Ranker over a plain model."""
-        return Ranker(model, self.profile_states, catalogue_vectors(model, pooled_NH), self.stats)
+        return Ranker(model, texts.profiles, catalogue_vectors(model, pooled_NH), self.stats)
 
     def run(self) -> None:
         """Every stage that is not published yet."""
         uri = self.settings.uri
-        if not is_published(join(uri, ZERO_SHOT)):
-            self.publish(ZERO_SHOT, *self.zero_shot(), kept=True)
-        for index, stage in enumerate(self.settings.config.stages):
+        self.zero_shot(None)
+        for index, stage in enumerate(self.settings.config.all_stages()):
             if not is_published(join(uri, stage.name)):
+                self.zero_shot(stage.control)
                 self.run_stage(index, stage)
         if self.log is not None:
             self.log.close()
 
-    def zero_shot(self) -> tuple[Recommender, Tensor, dict[str, float]]:
-        """The model before any training here, its catalogue's pooled vectors, its validation metrics."""
-        model = self.fresh(0, use_text=True)
-        if self.settings.config.start_from is None:
-            return model, self.anchor_NH, calibrate(self.ranker(model, self.anchor_NH), self.validation)
-        load_other_weights(self.settings.config.start_from, model)
-        pooled_NH = self._pool(model)
-        return model, pooled_NH, self.validation(self.ranker(model, pooled_NH))
+    def zero_shot(self, control: Control | None) -> None:
+        """Publishes the model before any training here, unless it is there or the control has no text."""
+        name = zero_shot_of(control)
+        if name is None or is_published(join(self.settings.uri, name)):
+            return
+        model, texts = self.fresh(0, control), self.texts(control)
+        if control is None and self.settings.config.start_from is not None:
+            load_other_weights(self.settings.config.start_from, model)
+            pooled_NH = self._pool(model, texts.catalogue)
+            metrics = self.validation(self.ranker(model, pooled_NH, texts))
+        else:
+            pooled_NH = texts.anchor_NH
+            metrics = calibrate(self.ranker(model, pooled_NH, texts), self.validation)
+        self.publish(name, model, pooled_NH, metrics, kept=True)
 
     def start(self, index: int, stage: StageConfig) -> Recommender:
         """The model a stage starts from."""
-        model = self.fresh(index, stage.use_text)
-        start = stage.start or (ZERO_SHOT if stage.use_text else None)
+        model = self.fresh(index, stage.control)
+        start = stage.start or zero_shot_of(stage.control)
         if start is not None:
             load_weights(join(self.settings.uri, start), model)
         return model
@@ -151,23 +192,23 @@ class Worker:
     def run_stage(self, index: int, stage: StageConfig) -> None:
         """Trains one stage and publishes its best weights."""
         settings, config = self.settings, self.settings.config
-        shadow, model = self.start(index, stage), self.start(index, stage)
+        shadow, model, texts = self.start(index, stage), self.start(index, stage), self.texts(stage.control)
         tunes_text = "language_model" in stage.learning_rates
-        pooled_NH = self._pool(shadow)
-        profiles = self.profile_states if tunes_text else pooled_profiles(shadow.top.pool, self.profile_states)
+        pooled_NH = self._pool(shadow, texts.catalogue)
         collate = Collate(
             self.stats,
-            self.anchor_NH,
-            profiles,
+            texts.anchor_NH,
+            texts.profiles if tunes_text else pooled_profiles(shadow.top.pool, texts.profiles),
             pooled_NH=None if tunes_text else pooled_NH,
-            catalogue=self.catalogue,
+            catalogue=texts.catalogue,
         )
         engine = Engine(model.to(self.device).train(), stage, config, settings.loader.streams // self.world)
         last: dict[str, float] = {}
 
         def validate(weights: Mapping[str, Tensor], step: int) -> float:
             shadow.load_state_dict(dict(weights), strict=False)
-            metrics = self.validation(self.ranker(shadow, self._pool(shadow) if tunes_text else pooled_NH))
+            vectors_NH = self._pool(shadow, texts.catalogue) if tunes_text else pooled_NH
+            metrics = self.validation(self.ranker(shadow, vectors_NH, texts))
             last.update(metrics)
             self._log(f"{stage.name}/valid", step, metrics)
             return metrics["value"]
@@ -211,8 +252,8 @@ class Worker:
         engine.destroy()
         shadow.load_state_dict(dict(final.best), strict=False)
         if tunes_text:
-            pooled_NH = self._pool(shadow)
-        metrics = self.validation(self.ranker(shadow, pooled_NH))
+            pooled_NH = self._pool(shadow, texts.catalogue)
+        metrics = self.validation(self.ranker(shadow, pooled_NH, texts))
         about = {"steps": final.step, "best_step": final.best_step}
         self.publish(stage.name, shadow, pooled_NH, {**metrics, **about}, kept=final.best_step > 0)
 

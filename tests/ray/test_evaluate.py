@@ -99,7 +99,7 @@ def test_the_report_is_the_same_on_ray(data: Dataset, tmp_path: Path, monkeypatc
     weights = str(tmp_path / "weights")
     storage.publish(storage.join(weights, "tuned"), "weights", {})
     storage.publish(weights, "training", {}, stages=["tuned"])
-    monkeypatch.setattr(evaluator, "_load_stage", lambda weights, stage, stats: moved_ranker(data))
+    monkeypatch.setattr(evaluator, "_load_stage", lambda weights, stage, stats, states: moved_ranker(data))
     monkeypatch.setattr(evaluator, "BASELINES", {name: BASELINES[name] for name in SYSTEMS})
     asked: list[str] = []
     monkeypatch.setattr(evaluator, "on_ray", lambda *task: asked.append(task[2]) or on_ray(*task))

@@ -41,7 +41,7 @@ FIT = TrainConfig(
     max_failures=1,
     stages=(
         StageConfig(name="tuned", learning_rates=RATES, steps=STEPS, validate_every=3),
-        StageConfig(name="id_only", use_text=False, learning_rates={"id": 1e-2}, steps=2, validate_every=1),
+        StageConfig(name="id_only", control="id_only", learning_rates={"id": 1e-2}, steps=2, validate_every=1),
     ),
 )
 LOADER = LoaderConfig(streams=2, slots_per_batch=200, num_negatives=16)

@@ -111,7 +111,7 @@ def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     for stage in planted:
         storage.publish(storage.join(uri, stage), "weights", {})
     storage.publish(uri, "training", {}, stages=list(planted))
-    monkeypatch.setattr(evaluator, "_load_stage", lambda weights, stage, stats: planted[stage])
+    monkeypatch.setattr(evaluator, "_load_stage", lambda weights, stage, stats, states: planted[stage])
     return uri
 
 

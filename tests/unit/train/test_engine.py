@@ -44,15 +44,16 @@ def worker(alone: None, data: Dataset, language_model: str, tmp_path_factory: py
 
 
 def micro_batches(worker: Worker, data: Dataset, model: Recommender) -> list[ModelInput]:
-    profiles = pooled_profiles(model.top.pool, worker.profile_states)
-    collate = Collate(worker.stats, worker.anchor_NH, profiles, pooled_NH=worker.anchor_NH, catalogue=worker.catalogue)
+    texts = worker.texts(None)
+    profiles = pooled_profiles(model.top.pool, texts.profiles)
+    collate = Collate(worker.stats, texts.anchor_NH, profiles, pooled_NH=texts.anchor_NH, catalogue=texts.catalogue)
     step = next(iter(Loader(data, LoaderConfig(streams=2, slots_per_batch=200), seed=0).epoch(0)))
     return [collate(batch) for batch in step.batches]
 
 
 def test_a_step_is_adamw_on_sums_over_global_counts(worker: Worker, data: Dataset) -> None:
     """Neither the averaging over micro-batches that DeepSpeed does nor unequal numbers of targets show."""
-    ours, plain = worker.fresh(0, use_text=True).train(), worker.fresh(0, use_text=True).train()
+    ours, plain = worker.fresh(0, None).train(), worker.fresh(0, None).train()
     inputs = micro_batches(worker, data, plain)
     counts = global_counts(inputs)
     assert len({int(micro.counts()[0]) for micro in inputs}) == 2
@@ -79,7 +80,7 @@ def test_a_step_is_adamw_on_sums_over_global_counts(worker: Worker, data: Datase
     )
     optimizer.step()
     assert set(found) == set(trained)
-    start = dict(worker.fresh(0, use_text=True).named_parameters())
+    start = dict(worker.fresh(0, None).named_parameters())
     assert sum(not torch.equal(value, start[name]) for name, value in found.items()) > 10
     for name, value in found.items():
         np.testing.assert_allclose(value, trained[name].detach(), rtol=1e-4, atol=2e-5, err_msg=name)
