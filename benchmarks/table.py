@@ -5,9 +5,11 @@ python benchmarks/table.py
 
 import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+
+from table_parts import Result, about, table
+from table_quality import quality_tables
 
 HERE = Path(__file__).parent
 README = HERE / "README.md"
@@ -17,14 +19,6 @@ CONTENDERS = ("rayrec", *PEERS, "recbole")
 MEMORY = ("total", "driver", "worker", "workers", "services")
 SPLITS = ("train", "valid", "test")
 TABLES = ("interactions", "items", "user_records", "impressions", "triples")
-
-Result = dict[str, Any]
-
-
-def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> list[str]:
-    """The lines of a Markdown table."""
-    head = list(head)
-    return [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows)]
 
 
 def load(folder: Path, pattern: str) -> list[Result]:
@@ -47,7 +41,7 @@ def data_tables(folder: Path) -> list[str]:
     results = load(folder, "data-*.json")
     if not results:
         return []
-    speed, stages, about = [], [], []
+    speed, stages, notes = [], [], []
     for result in results:
         contenders = result["contenders"]
         rates = [contenders[name]["rows_per_s"] for name in PEERS if "rows_per_s" in contenders.get(name, {})]
@@ -57,14 +51,14 @@ def data_tables(folder: Path) -> list[str]:
             if "stages" in entry:
                 costs = ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in entry["stages"].items())
                 stages.append([size_of(result), name, costs])
-        about.append(f"- {size_of(result)}: {_about(result)}")
+        notes.append(f"- {size_of(result)}: {about(result)}")
     memory = [f"{name}, MB" for name in ("all", "driver", "largest worker", "workers", "services")]
     return [
         *table(["interactions", "by", "s", "rows/s", "of the faster peer", "processor s", *memory], speed),
         "",
         *table(["interactions", "by", "seconds by stage"], stages),
         "",
-        *about,
+        *notes,
     ]
 
 
@@ -74,24 +68,6 @@ def _speed_cells(entry: Result, fastest: float | None) -> list[str]:
         return [f"{entry['failed']} after {entry['wall_s']:.0f} s", "", "", f"{entry['cpu_s']:.0f}", *memory]
     share = f"{entry['rows_per_s'] / fastest:.2f}" if fastest else ""
     return [f"{entry['seconds']:.1f}", f"{entry['rows_per_s']:,}", share, f"{entry['cpu_s']:.0f}", *memory]
-
-
-def _about(result: Result) -> str:
-    versions, contenders = {**result["versions"]}, result.get("contenders", {})
-    for entry in contenders.values():
-        versions |= {name: number for name, number in entry.get("versions", {}).items() if name not in versions}
-    start = contenders.get("rayrec", {}).get("setup_s")
-    machine = result["machine"]
-    return ", ".join(
-        [
-            f"commit {result['commit'][:7]}{' and what was not committed yet' * result['changed_since_commit']}",
-            f"{machine['cores']} cores ({machine['processor']})",
-            f"{machine['memory_gib']} GiB",
-            *([f"seed {result['seed']}"] if "seed" in result else []),
-            *([] if start is None else [f"Ray started in {start:.1f} s"]),
-            *(f"{name} {number}" for name, number in versions.items()),
-        ]
-    )
 
 
 def reader_table(folder: Path) -> list[str]:
@@ -145,7 +121,7 @@ def dataset_tables(folder: Path) -> list[str]:
         "",
         *table(["set", "table", "read", "kept", "filtered", "quarantined"], tables),
         "",
-        f"- {_about(result)}",
+        f"- {about(result)}",
         *([f"- Not there, so not counted: {absent}"] if absent else []),
     ]
 
@@ -179,85 +155,8 @@ def protocol_tables(folder: Path) -> list[str]:
         "",
         f"- {films['note']}",
         f"- {shots['note']}",
-        f"- {_about(result)}",
+        f"- {about(result)}",
     ]
-
-
-QUALITY = (("all", "ndcg"), ("warm", "ndcg"), ("cold", "ndcg"), ("no_history", "ndcg"), ("all", "auc"), ("all", "gauc"))
-COMPARED = (("all", "ndcg"), ("warm", "ndcg"), ("cold", "ndcg"), ("all", "auc"))
-
-
-def quality_tables(folder: Path) -> list[str]:
-    """Every system on every set, and the differences between them.
-
-    Args:
-        folder: of the results.
-    """
-    lines: list[str] = []
-    for path in sorted(folder.glob("quality-*.json")):
-        result = json.loads(path.read_text())
-        first, joined = result["by_seed"][0], result["over_seeds"]
-        shown = joined or first
-        head = [f"NDCG@{result['k']} {name}" if metric == "ndcg" else metric.upper() for name, metric in QUALITY]
-        systems = [
-            [system, *(_figure(shown["systems"][system][name][metric]) for name, metric in QUALITY)]
-            for system in result["order"]
-        ]
-        by_pair: dict[tuple[str, str], Result] = {}
-        for one in shown["differences"]:
-            by_pair.setdefault((one["system"], one["less"]), {})[one["slice"], one["metric"]] = one
-        compared = [
-            [f"{system} - {less}", *(_difference(found.get(key)) for key in COMPARED)]
-            for (system, less), found in by_pair.items()
-        ]
-        seeds = [str(one["seed"]) for one in result["by_seed"]]
-        users = ", ".join(f"{name} {number:,}" for name, number in first["users"].items())
-        minutes = ", ".join(f"{sum(one['seconds'].values()) / 60:.0f}" for one in result["by_seed"])
-        lines += [
-            f"### {result['dataset']}",
-            "",
-            *table(["system", *head], systems),
-            "",
-            *table(["difference", *(f"{metric.upper()} {name}" for name, metric in COMPARED)], compared),
-            "",
-            *_forgotten(first["general_text"]),
-            f"- Seeds {', '.join(seeds)}; minutes a seed: {minutes}.",
-            f"- Users with something to find (first seed): {users}.",
-            *(f"- Left out: {name}, {reason}" for name, reason in first["left_out"].items()),
-            f"- {_about(result)}",
-            "",
-        ]
-    return lines[:-1]
-
-
-def _forgotten(general: Result | None) -> list[str]:
-    tuned = {system: one for system, one in (general or {}).items() if one["change"] and one["change"]["mean"]}
-    if not general or not tuned:
-        return []
-    before = f"{next(iter(general))} {_figure(next(iter(general.values())))}"
-    after = "; ".join(
-        f"{name} {_figure(one)}, change {one['change']['mean']:+.3f} "
-        f"[{one['change']['low']:+.3f}, {one['change']['high']:+.3f}]"
-        for name, one in tuned.items()
-    )
-    return [f"- General text, Spearman of the language model's cosines with people's judgement: {before}; {after}."]
-
-
-def _figure(one: Result | None) -> str:
-    if one is None or one["mean"] is None:
-        return ""
-    return (
-        f"{one['mean']:.3f} ± {one['sd']:.3f}"
-        if "sd" in one
-        else f"{one['mean']:.3f} [{one['low']:.3f}, {one['high']:.3f}]"
-    )
-
-
-def _difference(one: Result | None) -> str:
-    if one is None or one["mean"] is None:
-        return ""
-    interval = f"± {one['sd']:.3f}" if "sd" in one else f"[{one['corrected_low']:+.3f}, {one['corrected_high']:+.3f}]"
-    return f"{'**' * one['win']}{one['mean']:+.3f} {interval}{'**' * one['win']}"
 
 
 def _reasons(counts: dict[str, int]) -> str:

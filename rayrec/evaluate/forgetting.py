@@ -2,8 +2,8 @@
 
 The yardstick is a table of pairs of texts with people's judgement of their similarity. The figure is Spearman's rank
 correlation of the judgements with the cosines of the language model's own pooled vectors, before and after. Pairs that
-share a text are not independent, so the bootstrap draws texts. Letters: T texts, P pairs, G groups, H size of a vector,
-S samples, U what the bootstrap draws.
+share a text are not independent, so the bootstrap draws texts. Letters: T texts, P pairs, H size of a vector, V
+language models, S samples, U what the bootstrap draws.
 """
 
 from collections.abc import Mapping, Sequence
@@ -128,7 +128,8 @@ def agreement(pairs: Pairs, vectors: Mapping[str, np.ndarray], samples: int, see
 
     What is drawn with replacement are texts: a pair counts as often as its first text times as often as its second.
     Where the pairs fall into many small groups without a text in common, as where no text comes twice, groups are
-    drawn, for texts would then give intervals that are too wide. `users` of the result counts what was drawn.
+    drawn, for texts would then give intervals that are too wide; so they do, on the safe side, where a text is in few
+    pairs and yet all hang together. `users` of the result counts what was drawn.
 
     Args:
         pairs: judged.

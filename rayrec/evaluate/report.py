@@ -225,7 +225,8 @@ def table_text(report: Mapping[str, Any]) -> str:
     ]
     parts = [_columns([head, *lines])]
     if report.get("general_text"):
-        forgotten = [[system, _cell(one), _cell(one["change"])] for system, one in report["general_text"].items()]
+        general = {name: report["general_text"][name] for name in report["order"] if name in report["general_text"]}
+        forgotten = [[system, _cell(one), _cell(one["change"])] for system, one in general.items()]
         parts.append(_columns([["general text", "Spearman [95 %]", "change [95 %]"], *forgotten]))
     if differences:
         parts.append(_columns([["difference", "slice", "metric", "mean [95 %]", ""], *differences]))

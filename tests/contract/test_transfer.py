@@ -135,7 +135,7 @@ def test_items_at_home_share_no_word_and_no_profile_names_one(home: Trained) -> 
 @pytest.mark.parametrize("system", TEXT)
 def test_meaning_finds_items_that_nobody_has_met(home: Trained, system: str) -> None:
     cold = {name: figures["cold"] for name, figures in home.figures.items()}
-    assert cold[system] > cold["random order"] + 0.12
+    assert cold[system] > cold["random order"] + 0.1
     assert cold[system] > cold[f"{system}_random_weights"] + 0.1
     assert cold[system] > cold[f"{system}_shuffled_texts"] + 0.1
 
@@ -164,7 +164,7 @@ def test_training_learns_and_learns_more_of_the_true_texts(home: Trained) -> Non
     first, last = slice(10), slice(-10, None)
     assert mean_loss(home.run, "frozen", last) < mean_loss(home.run, "scaled", first) - 0.1
     for control in ("random_weights", "shuffled_texts"):
-        assert mean_loss(home.run, "frozen", last) < mean_loss(home.run, f"frozen_{control}", last) - 0.05
+        assert mean_loss(home.run, "frozen", last) < mean_loss(home.run, f"frozen_{control}", last) - 0.1
 
 
 def test_what_was_learnt_on_one_catalogue_serves_another(home: Trained, abroad: Trained) -> None:

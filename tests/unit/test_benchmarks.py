@@ -260,14 +260,14 @@ def test_sets_are_counted_and_those_that_are_not_there_are_told(tmp_path: Path) 
 
 def test_blocks_are_filled_and_the_rest_is_left_alone(tmp_path: Path) -> None:
     readme = "Before.\n<!-- data -->\nold\n<!-- end -->\nBetween.\n<!-- reader -->\n<!-- end -->\nAfter.\n"
-    readme += "<!-- datasets -->\n<!-- end -->\n<!-- protocols -->\n<!-- end -->\n"
+    readme += "".join(f"<!-- {name} -->\n<!-- end -->\n" for name in ("datasets", "protocols", "quality"))
     (tmp_path / "data-10m.json").write_text(json.dumps(RESULT))
     new = table.filled(readme, tmp_path)
     assert "old" not in new
     assert new.startswith("Before.\n<!-- data -->\n| interactions | by |")
     assert "<!-- end -->\nBetween.\n<!-- reader -->\nNot measured yet.\n<!-- end -->\nAfter.\n" in new
     assert table.filled(new, tmp_path) == new
-    with pytest.raises(ValueError, match="expected datasets, data, reader, protocols"):
+    with pytest.raises(ValueError, match="expected datasets, data, reader, protocols, quality"):
         table.filled("no block", tmp_path)
 
 

@@ -185,6 +185,37 @@ def test_mistakes_are_named(dataset: str, weights: str, tmp_path: Path) -> None:
         run(dataset, weights, tmp_path / "report")
 
 
+def test_fewer_users_are_drawn_by_the_seed(
+    dataset: str, weights: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[list[str]] = []
+    monkeypatch.setattr(evaluator, "tune", lambda baseline, before, rows, config: (baseline.grid[0], []))
+    monkeypatch.setattr(
+        evaluator,
+        "measure",
+        lambda scorer, rows, *rest, **kw: (
+            asked.append(rows["user_id"].to_pylist()) or measure(scorer, rows, *rest, **kw)
+        ),
+    )
+    few = CONFIG.model_copy(update={"max_users": 8})
+    report = run(dataset, weights, tmp_path / "few", few)
+    assert report["counts"]["users"] == 8
+    assert len({tuple(users) for users in asked}) == 1
+    everyone = Dataset(dataset).rows("test")["user_id"].to_pylist()
+    assert [user for user in everyone if user in asked[0]] == asked[0] != everyone[:8]
+
+
+def test_baselines_are_tuned_on_as_many_validation_users_as_asked(
+    dataset: str, weights: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(
+        evaluator, "tune", lambda baseline, before, rows, config: asked.append(len(rows)) or (baseline.grid[0], [])
+    )
+    run(dataset, weights, tmp_path / "few", CONFIG.model_copy(update={"validation_users": 5}))
+    assert set(asked) == {5}
+
+
 def test_an_empty_test_split_is_refused(weights: str, tmp_path: Path) -> None:
     empty = publish(tmp_path / "empty", tables() | {"rows/test": ROWS.empty_table()})
     with pytest.raises(ValueError, match=r"test split of .* has no rows"):

@@ -9,9 +9,10 @@ import pytest
 
 from rayrec.evaluate.config import EvaluateConfig
 from rayrec.evaluate.measure import Measured, Slice
-from rayrec.evaluate.report import build, means, table_text
+from rayrec.evaluate.report import build, forgetting, means, table_text
 from rayrec.metrics import auc, calibration_error, log_losses
 from rayrec.schema import DISLIKED, LIKED, UNKNOWN
+from rayrec.statistics import Sampled
 
 USERS, ITEMS = 40, 6
 CONFIG = EvaluateConfig(bootstrap=200, comparisons=(("tuned", "frozen"), ("frozen", "tuned"), ("tuned", "absent")))
@@ -156,3 +157,15 @@ def test_table_has_a_line_a_system_and_a_line_a_difference_of_the_main_ones() ->
     wins = [line for line in lines if line.endswith("win")]
     assert wins
     assert all(line.startswith("tuned - frozen") for line in wins)
+
+
+def test_forgetting_is_told_as_a_change_from_the_untrained_model() -> None:
+    samples_S = np.random.default_rng(0).normal(0.5, 0.02, 200)
+    before, after = Sampled(0.5, samples_S, 50), Sampled(0.4, samples_S - 0.1, 50)
+    told = forgetting({"zero_shot": before, "frozen": before, "tuned": after})
+    assert told["frozen"]["change"] == {"mean": 0.0, "low": 0.0, "high": 0.0}
+    assert told["tuned"]["change"] == pytest.approx({"mean": -0.1, "low": -0.1, "high": -0.1})
+    assert told["tuned"]["low"] < 0.4 < told["tuned"]["high"]
+    shown = table_text({**made(), "order": ["frozen", "tuned"], "general_text": told})
+    assert "general text  Spearman" in shown
+    assert "-0.100 [-0.100, -0.100]" in shown

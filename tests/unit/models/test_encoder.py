@@ -53,6 +53,22 @@ def test_the_real_model_split_is_the_whole_one() -> None:
     torch.testing.assert_close(top.pool(lower.states(texts)), whole(MINILM, texts), atol=1e-5, rtol=1e-5)
 
 
+def test_random_weights_are_another_model_of_the_same_shape_and_always_the_same() -> None:
+    """The control keeps nothing of what was pretrained, in the states below the split and in the layers above."""
+    config = tiny.model_config(MINILM)
+    control = config.model_copy(update={"pretrained": False})
+    texts = ["a rocket launch at dawn", "life aboard an orbital station", "pasta made by hand"]
+    (lower, top), (again, top_again), (true, true_top) = (load_encoder(c) for c in (control, control, config))
+    vectors_XH = top.pool(lower.states(texts))
+    torch.testing.assert_close(vectors_XH, top_again.pool(again.states(texts)), rtol=0, atol=0)
+    true_XH = true_top.pool(true.states(texts))
+    assert vectors_XH.shape == true_XH.shape
+    assert not torch.allclose(true_top.pool(lower.states(texts)), true_XH, atol=1e-2)
+    assert not torch.allclose(top.pool(true.states(texts)), true_XH, atol=1e-2)
+    merged, _ = merged_language_model(control, top)
+    torch.testing.assert_close(merged.embeddings.word_embeddings.weight, lower.model.embeddings.word_embeddings.weight)
+
+
 @pytest.mark.parametrize("tuning", ["lora", "layers"])
 def test_merging_gives_the_tuned_model_and_not_the_pretrained_one(
     language_model: str, tuning: str, tmp_path: Path
