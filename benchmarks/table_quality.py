@@ -58,7 +58,7 @@ def _forgotten(general: Result | None) -> list[str]:
     changed = [
         f"{name} {_figure(general[name])}, change {change['mean']:+.3f} [{change['low']:+.3f}, {change['high']:+.3f}]"
         for name in ("tuned", "zero_shot_random_weights")
-        if (change := general[name]["change"])["mean"]
+        if name in general and (change := general[name]["change"])["mean"]
     ]
     about = "General text, Spearman of the language model's cosines with people's judgement"
     before = f"pretrained {_figure(general['zero_shot'])}"
