@@ -34,7 +34,7 @@ BUDGET = (
     "loader.streams=2",
     "loader.slots_per_batch=800",
     "train.controls=[random_weights, shuffled_texts]",
-    "evaluate.max_users=10000",
+    "evaluate.max_users=5000",
     f"evaluate.general_text={GENERAL_TEXT}",
 )
 
