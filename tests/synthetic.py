@@ -1,7 +1,8 @@
 """Logs with planted tastes: the topic that an item's text speaks of decides who likes it.
 
-An item's text uses a few of its topic's phrases, and two items of a topic rarely use the same ones, so that what
-relates them is meaning rather than words. Who likes a topic is independent of everything else, and the format is noise.
+An item's text uses three of its topic's ten phrases, so that two items of a topic are related by meaning and mostly by
+words too; tests.meanings has items that share no word. Who likes a topic is independent of everything else, and the
+format is noise.
 """
 
 import tempfile
