@@ -61,7 +61,7 @@ class Trained:
     figures: Figures
 
 
-class RandomOrder:
+class RandomOrder(Scorer):
     """Scores that know nothing."""
 
     def __init__(self, num_items: int, seed: int) -> None:
@@ -73,7 +73,7 @@ class RandomOrder:
         return scores_BN, scores_BN
 
 
-def measured(scorer: Scorer | RandomOrder, data: Dataset) -> dict[str, float]:
+def measured(scorer: Scorer, data: Dataset) -> dict[str, float]:
     """Mean NDCG@10 of the test's users by slice."""
     rows = data.rows("test")
     slices = report_slices(rows, data.catalogue())
