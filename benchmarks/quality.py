@@ -24,49 +24,48 @@ from rayrec import stages
 from rayrec.config import load_config
 from rayrec.evaluate.report import join_seeds
 from rayrec.stages import RunConfig
-from rayrec.storage import is_published, join, provenance, read_json
+from rayrec.storage import is_published, join, manifest, provenance, read_json
 
 HERE = Path(__file__).parent
 GENERAL_TEXT = "general_text.parquet"
 SLICES = ("all", "warm", "cold", "cold_history", "cold_in_all", "no_history")
+COMPARED = ("all", "warm", "cold", "cold_in_all")
 METRICS = ("ndcg", "recall", "mrr", "auc", "gauc", "log_loss", "calibration_error", "coverage", "popularity_bias")
 BUDGET = (
     "loader.streams=2",
     "loader.slots_per_batch=800",
     "train.controls=[random_weights, shuffled_texts]",
-    "evaluate.max_users=5000",
+    "evaluate.max_users=10000",
     f"evaluate.general_text={GENERAL_TEXT}",
 )
 
 Result = dict[str, Any]
 
 
-def one_seed(name: str, seed: int, extra: list[str]) -> Result:
+def one_seed(name: str, run: str, seed: int, extra: list[str]) -> Result:
     """Runs what is not published yet and returns the report, with the seconds that each stage took when it ran.
 
     Args:
         name: of the config.
+        run: of the result.
         seed: of the whole run: split, training, bootstrap.
         extra: further overrides of the config.
     """
-    overrides = [*BUDGET, f"run={name}-seed{seed}", f"seed={seed}", *extra]
+    overrides = [*BUDGET, f"run={run}-seed{seed}", f"seed={seed}", *extra]
     config = load_config(RunConfig, str(CONFIGS / f"{name}.yaml"), overrides)
     clock = Path(config.run) / "seconds.json"
     seconds: dict[str, float] = json.loads(clock.read_text()) if clock.exists() else {}
-    for stage, published in ((stages.prepare, config.dataset), (stages.train, config.weights)):
-        if not is_published(published):
-            began = time.perf_counter()
-            stage(config)
+    steps = ((stages.prepare, config.dataset), (stages.train, config.weights), (stages.evaluate, config.report))
+    for stage, published in steps:
+        began, new = time.perf_counter(), not is_published(published)
+        stage(config)  # of what is published it takes that, or refuses where it was made otherwise
+        if new:
             seconds[stage.__name__] = round(seconds.get(stage.__name__, 0) + time.perf_counter() - began, 1)
             clock.write_text(json.dumps(seconds))
-    if not is_published(config.report):
-        began = time.perf_counter()
-        stages.evaluate(config)
-        seconds["evaluate"] = round(time.perf_counter() - began, 1)
-        clock.write_text(json.dumps(seconds))
     return {
         **read_json(join(config.report, "report.json")),
         "seconds": seconds,
+        "kept": manifest(config.weights, "training")["kept"],
         "config": config.model_dump(mode="json"),
     }
 
@@ -76,6 +75,7 @@ def short(report: Result) -> Result:
     return {
         "seed": report["seed"],
         "seconds": report["seconds"],
+        "kept": report["kept"],
         "counts": report["counts"],
         "cutoffs": report["cutoffs"],
         "left_out": report["left_out"],
@@ -86,9 +86,7 @@ def short(report: Result) -> Result:
             system: {name: {metric: by_slice[name].get(metric) for metric in METRICS} for name in SLICES}
             for system, by_slice in report["systems"].items()
         },
-        "differences": [
-            one for one in report["differences"] if one["slice"] in ("all", "warm", "cold") and one["metric"] != "gauc"
-        ],
+        "differences": [one for one in report["differences"] if one["slice"] in COMPARED and one["metric"] != "gauc"],
     }
 
 
@@ -101,9 +99,7 @@ def over_seeds(reports: list[Result]) -> Result:
             system: {name: {metric: by_slice[name].get(metric) for metric in METRICS} for name in SLICES}
             for system, by_slice in joined["systems"].items()
         },
-        "differences": [
-            one for one in joined["differences"] if one["slice"] in ("all", "warm", "cold") and one["metric"] != "gauc"
-        ],
+        "differences": [one for one in joined["differences"] if one["slice"] in COMPARED and one["metric"] != "gauc"],
     }
 
 
@@ -119,6 +115,7 @@ def main() -> None:
     options = parser.parse_args()
     work, folder = options.work.resolve(), options.data.resolve()
     work.mkdir(parents=True, exist_ok=True)
+    name = options.name or options.dataset
     began = time.perf_counter()
     with contextlib.chdir(work):
         if folder.is_dir() and not Path(LINK).exists():
@@ -131,8 +128,7 @@ def main() -> None:
         if not Path(GENERAL_TEXT).exists():
             parquet.write_table(pairs_of(data_folder()), GENERAL_TEXT)
         with stages.ray_session(object_store_memory=500_000_000):
-            reports = [one_seed(options.dataset, seed, options.set) for seed in options.seeds]
-    name = options.name or options.dataset
+            reports = [one_seed(options.dataset, name, seed, options.set) for seed in options.seeds]
     result = {
         "question": f"what the transfer brings on {name}, beside simple baselines and controls",
         "commit": git("rev-parse", "HEAD"),

@@ -71,7 +71,7 @@ class TrainConfig(BaseModel):
     here, and evaluation tells what was learnt there.
 
     Each of `controls` repeats the text scorer and every text stage that trains no ID vectors, with the same budget,
-    under names such as tuned_random_weights.
+    under names such as tuned_random_weights. Profiles stay as they are, and name words of items' true texts.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -116,6 +116,11 @@ class TrainConfig(BaseModel):
 
     @model_validator(mode="after")
     def _stages_in_order(self) -> "TrainConfig":
+        if self.controls and self.start_from is not None:
+            raise ValueError(
+                f"train.start_from={self.start_from} gives the stages a start that controls cannot have, and "
+                f"train.controls={list(self.controls)}; set one of the two"
+            )
         before: dict[str, StageConfig] = {}
         for stage in self.all_stages():
             if stage.name in before or stage.name.startswith(ZERO_SHOT):

@@ -31,6 +31,7 @@ def report(seed: int, gain: float) -> dict[str, Any]:
         "k": 10,
         "bootstrap": 10,
         "order": list(figures),
+        "kept": {"zero_shot": True, "tuned": seed == 0},
         "seconds": {"prepare": 2.0, "train": 100.0, "evaluate": 18.0},
         "counts": {"items": 5, "users": 7, "targets": 9},
         "cutoffs": {},
@@ -91,11 +92,23 @@ def lines(tmp_path: Path, *reports: dict[str, Any]) -> list[str]:
 def test_one_seed_is_shown_with_intervals_over_users_and_wins_in_bold(tmp_path: Path) -> None:
     shown = lines(tmp_path, report(0, 0.3))
     assert "| frozen | 0.200 [0.100, 0.300] |" in "\n".join(shown)
-    assert "| tuned - frozen | **+0.300 [+0.100, +0.500]** |  | **+0.300 [+0.100, +0.500]** |  |" in shown
+    assert "| tuned - frozen | **+0.300 [+0.100, +0.500]** |  | **+0.300 [+0.100, +0.500]** |  |  |" in shown
     assert "- Left out: ease, the catalogue is large" in shown
     assert "- Seeds 0; minutes a seed: 2." in shown
     (general,) = (line for line in shown if line.startswith("- General text"))
     assert "pretrained 0.500 [0.400, 0.600]; tuned 0.450 [0.350, 0.550], change -0.050 [-0.150, +0.050]" in general
+
+
+def test_an_unkept_stage_is_marked(tmp_path: Path) -> None:
+    assert "| tuned (not kept) | " in "\n".join(lines(tmp_path, report(1, 0.3)))
+    assert "| tuned | " in "\n".join(lines(tmp_path, report(0, 0.3)))
+
+
+def test_being_ahead_of_a_constant_is_no_win(tmp_path: Path) -> None:
+    flat = report(0, 0.3)
+    flat["systems"]["frozen"]["cold"]["ndcg"] = {"mean": 0.0, "low": 0.0, "high": 0.0}
+    shown = lines(tmp_path, flat)
+    assert "| tuned - frozen | **+0.300 [+0.100, +0.500]** |  | +0.300 [+0.100, +0.500] |  |  |" in shown
 
 
 def test_a_difference_whose_corrected_interval_holds_zero_is_no_win(tmp_path: Path) -> None:

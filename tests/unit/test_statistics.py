@@ -130,12 +130,12 @@ def test_one_comparison_is_hardly_widened_and_true_gains_are_still_found() -> No
 
 def test_too_few_users_claim_nothing_and_widen_nothing() -> None:
     values_UV = np.random.default_rng(4).random((40, 2)) + 1
-    values_UV[5:, 1] = np.nan
+    values_UV[29:, 1] = np.nan
     many = sampled_means(values_UV, 200, 0)
     first, second = statistics.simultaneous(many)
     assert np.isnan([second.low, second.high]).all()
     assert first == statistics.simultaneous(many[:1])[0]
-    values_UV[5, 1] = 1.5
+    values_UV[29, 1] = 1.5
     assert statistics.simultaneous(sampled_means(values_UV, 200, 0))[1].low > 0
 
 

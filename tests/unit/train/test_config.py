@@ -48,6 +48,11 @@ def test_controls_repeat_the_stages_of_the_text_with_the_same_budget() -> None:
     assert TrainConfig(stages=stages).systems() == ("zero_shot", "frozen", "tuned", "text_id", "id_only")
 
 
+def test_controls_have_the_start_of_what_they_control() -> None:
+    with pytest.raises(ValidationError, match="set one of the two"):
+        TrainConfig(controls=("random_weights",), start_from="runs/other/weights/tuned")
+
+
 def test_an_unknown_parameter_group_is_refused() -> None:
     with pytest.raises(ValidationError, match="learning_rates"):
         stage("a", learning_rates={"everything": 1e-3})
