@@ -6,6 +6,7 @@ A directory without a manifest is no artifact; a file that the manifest does not
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Mapping
 from importlib import metadata, util
 from typing import Any
@@ -14,6 +15,7 @@ import fsspec
 
 ALLOWED_SCHEMES = ("file", "s3", "gs", "abfs", "hdfs", "memory", "package")
 MANIFEST = "manifest.json"
+_COPIED_AT_ONCE = 1 << 20
 RECORDED_PACKAGES = ("rayrec", "ray", "torch", "transformers", "deepspeed", "peft", "pyarrow", "numpy")
 
 
@@ -101,6 +103,33 @@ def read_json(uri: str) -> Any:
 def write_json(uri: str, value: Any) -> dict[str, Any]:
     """Writes readable JSON with sorted keys and returns its manifest entry."""
     return write_bytes(uri, (json.dumps(value, indent=1, sort_keys=True) + "\n").encode())
+
+
+def folder_names(uri: str) -> list[str]:
+    """Names of the folders right below a directory, sorted; none where nothing is there."""
+    filesystem, path = located(uri)
+    filesystem.invalidate_cache()  # other processes write there
+    if not filesystem.exists(path):
+        return []
+    return sorted(
+        str(info["name"]).rstrip("/").rpartition("/")[2]
+        for info in filesystem.ls(path, detail=True)
+        if info["type"] == "directory"
+    )
+
+
+def fetch_file(uri: str, local: str) -> dict[str, Any]:
+    """Copies a file, making the directories of its local path; returns the copy's manifest entry.
+
+    Raises:
+        FileNotFoundError: it is not there.
+    """
+    filesystem, path = located(uri)
+    with filesystem.open(path, "rb") as source:
+        os.makedirs(os.path.dirname(local), exist_ok=True)
+        with open(local, "wb") as target:
+            shutil.copyfileobj(source, target, _COPIED_AT_ONCE)
+    return file_entry(local)
 
 
 def upload_directory(local: str, uri: str) -> dict[str, dict[str, Any]]:

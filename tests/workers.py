@@ -1,6 +1,7 @@
 """Training workers in processes of their own, joined by gloo, without Ray."""
 
 import json
+import logging
 import os
 import shutil
 import tempfile
@@ -15,11 +16,12 @@ from rayrec.data.config import LoaderConfig
 from rayrec.data.dataset import Dataset
 from rayrec.models.config import ModelConfig
 from rayrec.models.encoder import load_encoder
-from rayrec.storage import is_published
 from rayrec.text import item_texts
 from rayrec.train.config import TrainConfig
 from rayrec.train.worker import Worker, WorkerSettings, model_of
 from tests.tiny import states_in_process
+
+WARNINGS = "warnings.txt"
 
 
 @dataclass(frozen=True)
@@ -34,21 +36,25 @@ class Run:
         lines = (Path(self.settings.uri) / "logs" / "metrics.jsonl").read_text().splitlines()
         return [row[f"{stage}/loss"] for row in map(json.loads, lines) if f"{stage}/loss" in row]
 
+    def warnings(self) -> str:
+        """What rank 0 warned of, one line a warning."""
+        return (Path(self.settings.uri) / WARNINGS).read_text()
+
 
 class FolderCheckpoints:
-    """Every checkpoint in a numbered folder; the last whole one counts."""
+    """Every checkpoint in a numbered folder."""
 
     def __init__(self, folder: str) -> None:
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
 
-    def latest(self) -> str | None:
-        """The newest folder with a manifest."""
-        return max((str(path) for path in self.folder.iterdir() if is_published(str(path))), default=None)
+    def newest_first(self) -> list[str]:
+        """The folders, the highest number first."""
+        return sorted(map(str, self.folder.iterdir()), reverse=True)
 
     def put(self, directory: str, metrics: Mapping[str, float]) -> None:
         """Every rank copies its files."""
-        number = sum(is_published(str(path)) for path in self.folder.iterdir())
+        number = 1 + max((int(path.name) for path in self.folder.iterdir()), default=-1)
         dist.barrier()
         shutil.copytree(directory, self.folder / f"{number:03d}", dirs_exist_ok=True)
         dist.barrier()
@@ -95,11 +101,15 @@ def _work(rank: int, world_size: int, folder: str, runs: list[Run]) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world_size)
     outcome: list[str | None] = []
     for run in runs:
+        warned = logging.FileHandler(Path(run.settings.uri) / WARNINGS if rank == 0 else os.devnull)
+        logging.getLogger("rayrec").addHandler(warned)
         try:
             Worker(run.settings, FolderCheckpoints(run.checkpoints), torch.device("cpu")).run()
             outcome.append(None)
         except ValueError as error:
             outcome.append(str(error))
+        logging.getLogger("rayrec").removeHandler(warned)
+        warned.close()
     if rank == 0:
         (Path(folder) / "outcome.json").write_text(json.dumps(outcome))
     dist.barrier()

@@ -15,25 +15,31 @@ from rayrec.config import is_refusal
 from rayrec.data.config import LoaderConfig
 from rayrec.data.dataset import Dataset
 from rayrec.models.config import ModelConfig
-from rayrec.storage import absolute, download_directory, is_published, join, manifest, publish
+from rayrec.storage import absolute, download_directory, folder_names, is_published, join, manifest, publish
 from rayrec.text import item_texts
+from rayrec.train.checkpoint import checkpoint_key
 from rayrec.train.config import TrainConfig
 from rayrec.train.worker import Worker, WorkerSettings, model_of
+
+CHECKPOINTS, FIT = "checkpoints", "fit"
+"""Folder and name of the fit, below what is published."""
 
 
 class RayCheckpoints:
     """Checkpoints by ray.train.report, which merges the ranks' files into the run's storage."""
 
-    def __init__(self, directory: str) -> None:
+    def __init__(self, uri: str) -> None:
         """Args:
-        directory: where a checkpoint is copied to; it need not exist.
+        uri: the folder they lie in.
         """
-        found = ray.train.get_checkpoint()
-        self.directory = found.to_directory(directory) if found is not None else None
+        self.uri = uri
 
-    def latest(self) -> str | None:
-        """The checkpoint this run was resumed from."""
-        return self.directory
+    def newest_first(self) -> list[str]:
+        """What Ray took over last, then all others by name, which is a time of day: clocks of nodes may differ."""
+        found = ray.train.get_checkpoint()
+        newest = "" if found is None else os.path.basename(found.path.rstrip("/"))
+        names = [name for name in folder_names(self.uri) if name.startswith("checkpoint_")]
+        return [join(self.uri, name) for name in sorted(names, key=lambda name: (name == newest, name), reverse=True)]
 
     def put(self, directory: str, metrics: Mapping[str, float]) -> None:
         """A barrier: every rank reports at the same step."""
@@ -51,7 +57,7 @@ def _work(settings: dict[str, Any]) -> None:
             pretrained: download_directory(uri, os.path.join(directory, f"states_{pretrained}"))
             for pretrained, uri in local.states.items()
         }
-        checkpoints = RayCheckpoints(os.path.join(directory, "checkpoint"))
+        checkpoints = RayCheckpoints(join(local.uri, CHECKPOINTS, FIT))
         try:
             Worker(replace(local, states=states), checkpoints, ray.train.torch.get_device()).run()
         except ValueError as error:
@@ -73,8 +79,8 @@ def _fit(settings: WorkerSettings) -> None:
             resources_per_worker={"CPU": config.cpus_per_worker, **({"GPU": 1} if config.use_gpu else {})},
         ),
         run_config=RunConfig(
-            name="fit",
-            storage_path=join(settings.uri, "checkpoints"),
+            name=FIT,
+            storage_path=join(settings.uri, CHECKPOINTS),
             checkpoint_config=CheckpointConfig(num_to_keep=config.checkpoints_kept),
             failure_config=FailureConfig(max_failures=config.max_failures),
         ),
@@ -113,7 +119,8 @@ def train(
         The manifest: `stages`, and `validation` by stage.
 
     Raises:
-        ValueError: settings that contradict each other or what is published there already.
+        ValueError: settings that contradict each other or what is published there already, or no checkpoint is left
+            that may be trusted.
     """
     if loader.streams % config.num_workers:
         raise ValueError(
@@ -130,6 +137,7 @@ def train(
         part = join(absolute(uri), name)
         if is_published(part) and manifest(part, "weights")["config"] != provenance["config"]:
             raise ValueError(f"{part} was trained with another config; use another run folder, or the config it had")
+    key = checkpoint_key()
     data = Dataset(dataset)
     if data.history_length + 2 > model.max_positions:
         raise ValueError(
@@ -142,7 +150,7 @@ def train(
         shape.pretrained: encode_catalogue(texts, shape, join(absolute(uri), "states"), workers=config.num_workers)
         for shape in {shape.pretrained: shape for shape in shapes}.values()
     }
-    settings = WorkerSettings(absolute(dataset), absolute(uri), states, model, loader, config, seed, provenance)
+    settings = WorkerSettings(absolute(dataset), absolute(uri), states, model, loader, config, seed, provenance, key)
     _fit(settings)
     validation = {name: manifest(join(uri, name), "weights")["validation"] for name in names}
     kept = {name: manifest(join(uri, name), "weights")["kept"] for name in names}

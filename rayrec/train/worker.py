@@ -4,7 +4,7 @@ import os
 import tempfile
 from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -28,9 +28,9 @@ from rayrec.models.ranker import (
     save_weights,
 )
 from rayrec.models.recommender import LOSSES, Recommender
-from rayrec.storage import is_published, join, publish, upload_directory
+from rayrec.storage import fingerprint, is_published, join, publish, upload_directory
 from rayrec.tracking import MetricsLog, Progress
-from rayrec.train.checkpoint import checkpoint_stage, load_checkpoint, save_checkpoint
+from rayrec.train.checkpoint import Trust, resume, run_of, save_checkpoint
 from rayrec.train.collate import Collate, pooled_profiles
 from rayrec.train.config import Control, StageConfig, TrainConfig, zero_shot_of
 from rayrec.train.engine import Engine
@@ -51,6 +51,7 @@ class WorkerSettings:
         states: by whether the language model is pretrained, a local directory of encode_catalogue().
         model, loader, config, seed: as in the run's config.
         about: provenance, stored with every stage.
+        checkpoint_key: by which checkpoints are signed; it travels in here, for workers lack the driver's environment.
     """
 
     dataset: str
@@ -61,6 +62,7 @@ class WorkerSettings:
     config: TrainConfig
     seed: int
     about: Mapping[str, Any]
+    checkpoint_key: bytes | None = field(default=None, repr=False)
 
 
 def model_of(model: ModelConfig, control: Control | None) -> ModelConfig:
@@ -90,8 +92,8 @@ class Texts:
 class CheckpointStore(Protocol):
     """Where checkpoints go; Ray Train in production, a directory in tests."""
 
-    def latest(self) -> str | None:
-        """A local directory of the newest checkpoint, or None."""
+    def newest_first(self) -> list[str]:
+        """URIs of what may be checkpoints; none of them has been looked into. Rank 0 alone asks."""
         ...
 
     def put(self, directory: str, metrics: Mapping[str, float]) -> None:
@@ -113,6 +115,9 @@ class Worker:
         held_out_N = np.array(self.data.catalogue()["held_out"].to_pylist()) == "valid"
         valid = self.data.rows("valid").slice(0, settings.config.validation_users)
         self.validation = Validation(valid, held_out_N, settings.config.validation_k)
+        data = fingerprint(settings.dataset, "dataset")
+        run = run_of(data, settings.seed, model=settings.model, loader=settings.loader, config=settings.config)
+        self.trust = Trust(run, settings.checkpoint_key)
         self._texts: dict[Control | None, Texts] = {}
         self.logs = settings.uri if "://" not in settings.uri else tempfile.mkdtemp()
         self.log = MetricsLog(os.path.join(self.logs, "logs")) if self.rank == 0 else None
@@ -215,7 +220,7 @@ class Worker:
 
         def checkpoint(engine: Engine, state: LoopState) -> None:
             with tempfile.TemporaryDirectory() as directory:
-                save_checkpoint(directory, engine, state, self.loader.state_dict(), stage.name, config)
+                save_checkpoint(directory, engine, state, self.loader.state_dict(), stage.name, self.trust)
                 self.store.put(directory, last)
 
         shown = Progress(f"train {stage.name}", stage.steps, unit="step") if self.rank == 0 else nullcontext()
@@ -229,9 +234,9 @@ class Worker:
                     progress.update(loss=loss, best=state.best_value)
 
             state = LoopState()
-            latest = self.store.latest()
-            if latest is not None and checkpoint_stage(latest) == stage.name:
-                state, reader = load_checkpoint(latest, engine, config)
+            resumed = resume(self.store.newest_first, engine, stage.name, self.trust)
+            if resumed is not None:
+                state, reader = resumed
                 self.loader.load_state_dict(reader)
                 if progress is not None:
                     progress.update(state.step, best=state.best_value)

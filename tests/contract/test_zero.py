@@ -34,7 +34,6 @@ class Outcome:
     undisturbed: dict[int, Run]
     resumed: dict[int, Run]
     alone: Run
-    torn: str | None
     other_zero_stage: str | None
     other_world_size: str | None
 
@@ -58,16 +57,13 @@ def outcome(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
     undisturbed = {zero: run(zero, f"whole-{zero}") for zero in ZERO_STAGES}
     assert work(list(undisturbed.values()), 2) == [None] * len(ZERO_STAGES)
     resumed = {zero: interrupted(zero, f"resumed-{zero}") for zero in RESUMED}
-    torn = interrupted(2, "torn")
-    weights = next((folder / "torn" / "000" / "ds").glob("*optim_states.pt"))
-    weights.write_bytes(weights.read_bytes()[:-100])
     other_zero = Run(run(1, "other").settings, undisturbed[2].checkpoints)
-    *fine, torn_message, other_zero_message = work([*resumed.values(), torn, other_zero], 2)
+    *fine, other_zero_message = work([*resumed.values(), other_zero], 2)
     assert fine == [None] * len(RESUMED)
     alone = run(2, "alone")
     fine_alone, other_world_message = work([alone, interrupted(2, "other-world")], 1)
     assert fine_alone is None
-    return Outcome(undisturbed, resumed, alone, torn_message, other_zero_message, other_world_message)
+    return Outcome(undisturbed, resumed, alone, other_zero_message, other_world_message)
 
 
 def weights_of(run: Run) -> dict[str, np.ndarray]:
@@ -118,12 +114,6 @@ def test_a_resumed_run_is_the_undisturbed_one_to_the_bit(outcome: Outcome, zero_
     about = manifest(f"{resumed.settings.uri}/all", "weights")["validation"]
     assert about == manifest(f"{undisturbed.settings.uri}/all", "weights")["validation"]
     assert about["best_step"] > CHECKPOINT_AT
-
-
-def test_a_torn_checkpoint_is_refused_by_name(outcome: Outcome) -> None:
-    assert outcome.torn is not None
-    assert "optim_states.pt" in outcome.torn
-    assert "altered or torn" in outcome.torn
 
 
 def test_a_checkpoint_of_another_shape_is_refused_with_the_key(outcome: Outcome) -> None:
