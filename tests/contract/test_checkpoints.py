@@ -75,23 +75,21 @@ def unsigned(checkpoint: Path) -> None:
     edit(checkpoint, lambda manifest: manifest.pop("signature"))
 
 
-def plant(checkpoint: Path) -> None:
+def plant(checkpoint: Path, name: str = SHARD, source: str = SHARD) -> None:
     """A canary in the place of a shard."""
-    state = torch.load(checkpoint / SHARD, weights_only=False)
-    torch.save({**state, "canary": Canary(checkpoint / "marker")}, checkpoint / SHARD)
+    state = torch.load(checkpoint / source, weights_only=False)
+    torch.save({**state, "canary": Canary(checkpoint / "marker")}, checkpoint / name)
 
 
 def plant_and_hash(checkpoint: Path) -> None:
-    """By somebody who can write the manifest too, and signs it as well as one can without the key."""
+    """By somebody who can write the manifest too, but has no key to sign it."""
     plant(checkpoint)
     edit(checkpoint, lambda manifest: manifest["files"].update({SHARD: file_entry(str(checkpoint / SHARD))}))
 
 
 def plant_beside(checkpoint: Path) -> None:
-    """Files that the manifest does not list; DeepSpeed would look for the second."""
-    plant(checkpoint)
-    (checkpoint / SHARD).rename(checkpoint / "ds" / "zero_pp_rank_2_mp_rank_00_optim_states.pt")
-    shutil.copy(checkpoint.parents[1] / "whole" / checkpoint.name / SHARD, checkpoint / SHARD)
+    """A file that the manifest does not list: of all that match mp_rank_*_model_states.pt DeepSpeed opens the first."""
+    plant(checkpoint, "ds/mp_rank_!_model_states.pt", "ds/mp_rank_00_model_states.pt")
 
 
 @dataclass(frozen=True)
@@ -124,7 +122,7 @@ CASES = {
     "missing": Case(remove, FROM_OLDER, f"001/{SHARD} is missing though"),
     "torn_manifest": Case(tear_manifest, FROM_OLDER, f"001/{MANIFEST} is torn"),
     "no_manifest": Case(no_manifest, FROM_OLDER, f"001/{MANIFEST} is missing"),
-    "files_beside": Case(plant_beside, FROM_NEWEST, "", KEY),
+    "canary_beside": Case(plant_beside, FROM_NEWEST, "", KEY),
     "wrong_signature": Case(wrong_signature, FROM_OLDER, "the signature of", KEY),
     "wrong_signature_alone": Case(wrong_signature, REFUSED, "not by the key in RAYREC_CHECKPOINT_KEY", KEY, only=True),
     "another_key": Case(lambda _: None, REFUSED, "not by the key in RAYREC_CHECKPOINT_KEY", OTHER_KEY),
