@@ -60,13 +60,24 @@ def one_seed(name: str, run: str, seed: int, extra: list[str]) -> Result:
         began, new = time.perf_counter(), not is_published(published)
         stage(config)  # of what is published it takes that, or refuses where it was made otherwise
         if new:
-            seconds[stage.__name__] = round(seconds.get(stage.__name__, 0) + time.perf_counter() - began, 1)
+            seconds[stage.__name__] = round(time.perf_counter() - began, 1)
             clock.write_text(json.dumps(seconds))
     return {
         **read_json(join(config.report, "report.json")),
         "seconds": seconds,
         "kept": manifest(config.weights, "training")["kept"],
         "config": config.model_dump(mode="json"),
+    }
+
+
+def selected(report: Result) -> Result:
+    """The figures and differences that are kept, of one report or of several joined."""
+    return {
+        "systems": {
+            system: {name: {metric: by_slice[name].get(metric) for metric in METRICS} for name in SLICES}
+            for system, by_slice in report["systems"].items()
+        },
+        "differences": [one for one in report["differences"] if one["slice"] in COMPARED and one["metric"] != "gauc"],
     }
 
 
@@ -82,25 +93,14 @@ def short(report: Result) -> Result:
         "baselines": {name: made["setting"] for name, made in report["baselines"].items()},
         "general_text": report.get("general_text"),
         "users": {name: report["systems"][report["order"][0]][name]["users"] for name in SLICES},
-        "systems": {
-            system: {name: {metric: by_slice[name].get(metric) for metric in METRICS} for name in SLICES}
-            for system, by_slice in report["systems"].items()
-        },
-        "differences": [one for one in report["differences"] if one["slice"] in COMPARED and one["metric"] != "gauc"],
+        **selected(report),
     }
 
 
 def over_seeds(reports: list[Result]) -> Result:
     """Mean and standard deviation over seeds of what the table shows."""
     joined = join_seeds(reports)
-    return {
-        "seeds": joined["seeds"],
-        "systems": {
-            system: {name: {metric: by_slice[name].get(metric) for metric in METRICS} for name in SLICES}
-            for system, by_slice in joined["systems"].items()
-        },
-        "differences": [one for one in joined["differences"] if one["slice"] in COMPARED and one["metric"] != "gauc"],
-    }
+    return {"seeds": joined["seeds"], **selected(joined)}
 
 
 def main() -> None:
