@@ -154,6 +154,10 @@ def _print_plan(verb: str, config: RunConfig, into: str | None) -> None:
     if verb in PUBLISHES:
         uri = getattr(config.model_copy(update={"run": into}) if into else config, PUBLISHES[verb])
         plan |= {"publishes": uri, "published_already": storage.is_published(uri)}
+    if verb == "train":
+        with redirect_stdout(sys.stderr):  # libraries greet
+            plan["plan"], lines = stages.plan_training(config)
+        print("".join(f"# {line}\n" for line in lines), end="")
     if verb in ("serve", "recommend"):
         plan["url"] = _url(config)
     print(json.dumps(plan))

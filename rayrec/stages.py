@@ -8,7 +8,7 @@ import secrets
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -18,6 +18,9 @@ from rayrec.evaluate.config import EvaluateConfig
 from rayrec.models.config import ModelConfig
 from rayrec.serve.config import ServeConfig
 from rayrec.train.config import TrainConfig
+
+if TYPE_CHECKING:
+    from rayrec.train.plan import Resources
 
 TRAINING = ("data", "loader", "model", "train")
 Summary = dict[str, Any]
@@ -159,6 +162,31 @@ def train(config: RunConfig) -> Summary:
         "validation": made["validation"],
         "kept": made["kept"],
     }
+
+
+def plan_training(config: RunConfig) -> tuple[Summary, list[str]]:
+    """What train would take, and the same in lines to be read; starts no Ray, trains nothing, writes nothing."""
+    from rayrec.train.plan import plan, plan_lines, this_machine
+
+    address = os.environ.get("RAY_ADDRESS", "local")
+    resources = this_machine() if address == "local" else _of_cluster(address)
+    made = plan(config.dataset, model=config.model, loader=config.loader, config=config.train, resources=resources)
+    return made, plan_lines(made)
+
+
+def _of_cluster(address: str) -> "Resources":
+    """What the running cluster has that train would join; nothing is known of one that does not answer."""
+    import ray
+
+    from rayrec.train.plan import Resources
+
+    try:
+        with ray_session():
+            found: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    except ConnectionError:
+        return Resources(f"the Ray cluster at {address}, which does not answer", None, None, None, None)
+    memory = int(found["memory"]) if "memory" in found else None
+    return Resources(f"the Ray cluster at {address}", found.get("CPU", 0.0), found.get("GPU", 0.0), memory, None)
 
 
 def evaluate(config: RunConfig) -> Summary:

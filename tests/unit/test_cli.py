@@ -16,6 +16,7 @@ from rayrec import cli, stages
 from rayrec.cli import FAILURE, USER_MISTAKE, main
 from rayrec.stages import RunConfig, ray_session
 from rayrec.storage import publish
+from tests.synthetic import generate, published
 
 VERBS = ("prepare", "forget", "train", "evaluate", "export", "serve", "recommend")
 NEEDED = {"forget": ["--user", "u7", "--into", "elsewhere"]}
@@ -44,12 +45,16 @@ def test_a_dry_run_prints_config_and_plan_and_runs_nothing(
 
 
 def test_a_plan_tells_what_is_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    publish(str(tmp_path / "dataset"), "dataset", {})
-    assert main(["train", "--set", f"run={tmp_path}", "--dry-run"]) == 0
-    plan = json.loads(capsys.readouterr().out.splitlines()[-1])
+    published(generate(num_users=20, num_items=20, num_interactions=300), tmp_path / "dataset")
+    assert main(["train", "--set", f"run={tmp_path}", "--set", "train.num_workers=1000", "--dry-run"]) == 0
+    *lines, last = capsys.readouterr().out.splitlines()
+    plan = json.loads(last)
     assert plan["reads"] == {str(tmp_path / "dataset"): True}
     assert plan["publishes"] == str(tmp_path / "weights")
     assert plan["published_already"] is False
+    assert (plan["plan"]["id_table"]["items"], plan["plan"]["unknown"]) == (20, [])
+    assert any(line.startswith("# SHORTAGE: CPUs of this machine: ") and "1,000 needed" in line for line in lines)
+    assert not (tmp_path / "weights").exists()
 
 
 def test_the_last_line_of_stdout_is_json_and_all_else_is_stderr(
