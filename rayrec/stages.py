@@ -5,6 +5,7 @@ Rooms are imported inside the functions that run them, so that configs and `--he
 
 import os
 import secrets
+import socket
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -180,10 +181,13 @@ def _of_cluster(address: str) -> "Resources":
 
     from rayrec.train.plan import Resources
 
+    host, _, port = address.rpartition("://")[2].rpartition(":")
     try:
+        if port.isdigit():  # Ray itself would try for minutes
+            socket.create_connection((host, int(port)), timeout=5).close()
         with ray_session():
             found: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    except ConnectionError:
+    except OSError:
         return Resources(f"the Ray cluster at {address}, which does not answer", None, None, None, None)
     memory = int(found["memory"]) if "memory" in found else None
     return Resources(f"the Ray cluster at {address}", found.get("CPU", 0.0), found.get("GPU", 0.0), memory, None)

@@ -1,4 +1,5 @@
 import json
+import socket
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -126,6 +127,7 @@ def test_the_states_of_the_catalogue_are_as_large_as_their_file(
     found = made(data.uri, config, controls=["random_weights"])["catalogue_states"]
     assert {found["bytes"]} == sizes
     assert (found["texts"], found["copies"], found["exact"]) == (60, len(written), True)
+    assert made(data.uri, config)["catalogue_states"]["copies"] == 1
     assert found["mean_tokens"] == pytest.approx(found["bytes"] / 60 / 32 / 4, abs=0.01)
     monkeypatch.setattr(plan_module, "TOKENISED", 30)
     texts = item_texts(data.catalogue())
@@ -229,24 +231,22 @@ def test_a_running_cluster_is_asked_and_one_that_is_down_is_said_to_be(
 ) -> None:
     import ray
 
-    monkeypatch.setenv("RAY_ADDRESS", "ray-head:6379")
     config = RunConfig(run=str(tmp_path), model=tiny.model_config(language_model))
     joined: list[str] = []
     monkeypatch.setattr(ray, "init", lambda address: joined.append(address))
     monkeypatch.setattr(ray, "shutdown", lambda: None)
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 1.0, "memory": 5e9})
-    found, _ = stages.plan_training(config)
-    assert joined == ["ray-head:6379"]
-    assert [(each["of"], each["seen"]) for each in found["shortages"]] == [
-        ("CPUs of the Ray cluster at ray-head:6379", 1)
-    ]
+    with socket.create_server(("127.0.0.1", 0)) as head:
+        address = f"127.0.0.1:{head.getsockname()[1]}"
+        monkeypatch.setenv("RAY_ADDRESS", address)
+        found, _ = stages.plan_training(config)
+    assert joined == [address]
+    assert [(each["of"], each["seen"]) for each in found["shortages"]] == [(f"CPUs of the Ray cluster at {address}", 1)]
+    assert found["resources"]["host_bytes"] == 5_000_000_000
 
-    def refuse(address: str) -> None:
-        raise ConnectionError(address)
-
-    monkeypatch.setattr(ray, "init", refuse)
     found, _ = stages.plan_training(config)
-    assert found["shortages"] == []
-    assert "ray-head:6379, which does not answer" in found["unknown"][-1]
+    assert (joined, found["shortages"]) == ([address], [])
+    assert f"{address}, which does not answer" in found["unknown"][-1]
     monkeypatch.delenv("RAY_ADDRESS")  # nothing is joined, and nothing started
     assert stages.plan_training(config)[0]["resources"]["where"] == "this machine"
+    assert joined == [address]
