@@ -22,8 +22,9 @@ class ModelConfig(BaseModel):
     Without `pretrained` the language model keeps its shape and tokenizer and has random weights, always the same ones:
     the control that tells what pretraining brings. `tuning` says what stage group `language_model` trains in the top
     `trainable_layers`: LoRA matrices, or the layers themselves. `max_positions` bounds the history that the user tower
-    attends to. `new_item_rate` is the share of items that training treats as if nobody had met them, without ID vector
-    and statistics, so that text alone must do.
+    attends to. `id_rows` bounds the table of ID vectors: a larger catalogue hashes each item to two of its rows;
+    without it every item has a row of its own. `new_item_rate` is the share of items that training treats as if nobody
+    had met them, without ID vector and statistics, so that text alone must do.
     `look_ahead` is the share of targets that training predicts from the row's moment, as evaluation does, instead of
     from the event before (dense all-action loss: Pancha et al., 2022, "PinnerFormer"); `profile_only` is the share that
     it predicts from the profile alone, as serving does for a user of whom only a sentence is known.
@@ -39,6 +40,7 @@ class ModelConfig(BaseModel):
     tuning: Literal["lora", "layers"] = "lora"
     lora: LoraConfig = LoraConfig()
     embedding_size: int = Field(128, ge=2)
+    id_rows: int | None = Field(None, ge=2)
     whitening_shrinkage: float = Field(0.1, ge=0, le=1)
     user_layers: int = Field(1, ge=1)
     user_heads: int = Field(4, ge=1)

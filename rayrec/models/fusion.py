@@ -58,6 +58,27 @@ class Whitening(nn.Module):
         return functional.normalize((vectors_UH - mean_H) @ self.matrix_HD, dim=-1)
 
 
+class HashedIds(nn.Module):
+    """ID vectors [U, D] of any number of items from a table of a fixed number of rows: the sum of two rows an item.
+
+    Two items share both rows once in rows² pairs (Svenstrup et al., 2017, "Hash embeddings"). Dense indices follow a
+    hash of the item's id already, so their remainder is as good as a hash; the second one is a linear map modulo a
+    prime.
+    """
+
+    PRIME, FACTOR, SHIFT = 2**31 - 1, 1_103_515_245, 12_345
+
+    def __init__(self, rows: int, size: int) -> None:
+        super().__init__()
+        self.rows = rows
+        self.weight = nn.Parameter(torch.empty(rows, size))
+
+    def forward(self, items_U: Tensor) -> Tensor:
+        """The vectors of dense indices."""
+        second_U = (items_U % self.PRIME * self.FACTOR + self.SHIFT) % self.PRIME % self.rows
+        return functional.embedding(items_U % self.rows, self.weight) + functional.embedding(second_U, self.weight)
+
+
 class ItemFusion(nn.Module):
     """One vector an item: text + adapter(text) + gate * ID vector; and statistics guessed from the text.
 
@@ -67,19 +88,21 @@ class ItemFusion(nn.Module):
 
     known_N: Tensor
 
-    def __init__(self, num_items: int, size: int, features: int, use_text: bool) -> None:
+    def __init__(self, num_items: int, size: int, features: int, use_text: bool, id_rows: int | None = None) -> None:
         """Args:
-        num_items: rows of the ID table.
+        num_items: of the catalogue.
         size: D.
         features: number of item statistics to guess.
         use_text: false for the ID-only control: random ID vectors, no text, no guess.
+        id_rows: rows of the ID table; where the catalogue is larger, its items share them.
         """
         super().__init__()
         self.use_text = use_text
         self.adapter = residual_adapter(size)
         self.linear_guess = nn.Linear(size, features)
         self.guess = residual_adapter(size, features)
-        self.ids = nn.Embedding(num_items, size)
+        shared = id_rows is not None and id_rows < num_items
+        self.ids = HashedIds(id_rows, size) if shared and id_rows else nn.Embedding(num_items, size)
         self.gate = nn.Parameter(torch.ones(1))
         self.register_buffer("known_N", torch.zeros(num_items, dtype=torch.bool))
         if use_text:

@@ -88,7 +88,7 @@ class Recommender(nn.Module):
             raise ValueError(f"model.embedding_size is {config.embedding_size}; the language model has {hidden_size}")
         self.top = top
         self.whitening = Whitening(hidden_size, config.embedding_size)
-        self.fusion = ItemFusion(num_items, config.embedding_size, len(FEATURES), use_text)
+        self.fusion = ItemFusion(num_items, config.embedding_size, len(FEATURES), use_text, config.id_rows)
         self.user = UserTower(
             config.embedding_size,
             layers=config.user_layers,

@@ -163,8 +163,8 @@ def plan(
 
 def _id_table(shape: Recommender, data: Dataset | None) -> dict[str, Any]:
     size = shape.config.embedding_size
-    items = None if data is None else data.num_items
-    return {"items": items, "bytes_an_item": size * FLOAT, "bytes": None if items is None else items * size * FLOAT}
+    rows = None if data is None else len(shape.fusion.ids.weight)
+    return {"rows": rows, "bytes_a_row": size * FLOAT, "bytes": None if rows is None else rows * size * FLOAT}
 
 
 def _stage(
@@ -265,7 +265,7 @@ def plan_lines(made: Mapping[str, Any]) -> list[str]:
         )
     if made["id_table"] is not None:
         table = made["id_table"]
-        lines.append(f"ID table: {_mb(table['bytes'])} MB, {table['bytes_an_item']} bytes an item")
+        lines.append(f"ID table: {_mb(table['bytes'])} MB, {table['bytes_a_row']} bytes a row")
     if states is not None:
         about = "" if states["exact"] else "about "
         each = f"{states['texts']} texts of {states['mean_tokens']} tokens"

@@ -52,7 +52,7 @@ def test_a_plan_tells_what_is_there(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert plan["reads"] == {str(tmp_path / "dataset"): True}
     assert plan["publishes"] == str(tmp_path / "weights")
     assert plan["published_already"] is False
-    assert (plan["plan"]["id_table"]["items"], plan["plan"]["unknown"]) == (20, [])
+    assert (plan["plan"]["id_table"]["rows"], plan["plan"]["unknown"]) == (20, [])
     assert any(line.startswith("# SHORTAGE: CPUs of this machine: ") and "1,000 needed" in line for line in lines)
     assert not (tmp_path / "weights").exists()
 

@@ -92,6 +92,26 @@ def test_ids_start_at_zero_beside_text_and_at_random_without() -> None:
     assert abs(ItemFusion(600, 64, 3, False).ids.weight.std().item() * 8 - 1) < 0.05
 
 
+def test_a_large_catalogue_shares_a_table_of_bounded_rows() -> None:
+    made = ItemFusion(5000, 4, 3, use_text=False, id_rows=1000)
+    made.known_N[:] = True
+    assert made.ids.weight.shape == (1000, 4)
+    items_U = torch.arange(5000)
+    vectors_UD, _, _ = made(torch.zeros(5000, 4), items_U, torch.zeros(5000, dtype=torch.bool))
+    weight = made.ids.weight
+    torch.testing.assert_close(vectors_UD[0], weight[0] + weight[12_345 % 1000])
+    # 12.5 of the 12.5 million pairs share both rows by chance; by one row alone 10,000 would.
+    alike = 5000 - len({tuple(vector) for vector in vectors_UD.tolist()})
+    assert alike < 40
+    vectors_UD[1234].sum().backward()
+    assert weight.grad is not None
+    assert int((weight.grad.abs().sum(1) > 0).sum()) == 2
+
+
+def test_a_small_catalogue_has_a_row_an_item_whatever_the_bound() -> None:
+    assert ItemFusion(6, 4, 3, True, id_rows=1000).ids.weight.shape == (6, 4)
+
+
 def test_the_guess_recovers_a_planted_linear_relation() -> None:
     generator = torch.Generator().manual_seed(0)
     text_MD = torch.nn.functional.normalize(torch.randn(3000, 4, generator=generator), dim=-1)

@@ -152,7 +152,9 @@ def test_an_epoch_is_about_what_the_loader_makes(data: Dataset) -> None:
 
 def test_the_id_table_and_the_steps(data: Dataset, language_model: str) -> None:
     found = made(data.uri, tiny.model_config(language_model), num_workers=2)
-    assert found["id_table"] == {"items": 60, "bytes_an_item": 64, "bytes": 60 * 16 * 4}
+    assert found["id_table"] == {"rows": 60, "bytes_a_row": 64, "bytes": 60 * 16 * 4}
+    hashed = made(data.uri, tiny.model_config(language_model, id_rows=50), num_workers=2)
+    assert hashed["id_table"]["bytes"] == 50 * 16 * 4
     assert found["epoch"] == epoch_of(data, LOADER)
     scales = found["stages"]["scales"]
     assert (scales["steps"], scales["micro_batches"]) == (60, 240)
@@ -201,7 +203,7 @@ def test_what_is_not_known_is_said(language_model: str, tmp_path: Path) -> None:
     assert "`rayrec prepare`" in found["unknown"][0]
     assert found["unknown"][1].startswith("gpu_bytes of a cluster")
     assert found["stages"]["id_only"]["epochs"] is None
-    assert "ID table: ? MB, 64 bytes an item" in plan_lines(found)
+    assert "ID table: ? MB, 64 bytes a row" in plan_lines(found)
     elsewhere = config.model_copy(update={"language_model": "nobody/has-this"})
     found = made(str(tmp_path / "none"), elsewhere, replace(AMPLE, cpus=1))
     assert "`hf download nobody/has-this`" in found["unknown"][-1]
