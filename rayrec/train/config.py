@@ -66,6 +66,10 @@ class TrainConfig(BaseModel):
     Validation chooses by NDCG at `validation_k`, deeper than the report looks, for the top ten alone are too few to
     choose by; it ranks for `validation_users` at most.
 
+    A checkpoint is due every `checkpoint_every` steps and every `checkpoint_minutes`. A step with a loss or a gradient
+    that is not finite is skipped; `max_skipped` of them in a row send the stage back to its last checkpoint, and where
+    that does not help it ends.
+
     `start_from` is the URI of a stage's weights, trained with the same language model on any data set: all but their ID
     vectors take the place of the training-free text scorer as the zero_shot system. Without `stages` nothing is trained
     here, and evaluation tells what was learnt there.
@@ -87,6 +91,8 @@ class TrainConfig(BaseModel):
     validation_k: int = Field(100, ge=1)
     validation_users: int = Field(5000, ge=1)
     checkpoint_every: int = Field(100, ge=1)
+    checkpoint_minutes: float = Field(15, gt=0)
+    max_skipped: int = Field(5, ge=1)
     checkpoints_kept: int = Field(2, ge=1)
     max_failures: int = Field(2, ge=0)
     start_from: str | None = None

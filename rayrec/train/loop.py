@@ -1,8 +1,14 @@
-"""One flat loop for one worker and one stage. It knows no Ray: steps come in, callbacks validate and report."""
+"""One flat loop for one worker and one stage. It knows no Ray: steps come in, callbacks validate and report.
+
+After each step the ranks exchange one small vector: the losses, and what any of them was asked or has found. So all of
+them save, stop, skip or go back at the same step.
+"""
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import NamedTuple, Protocol
 
 import torch
 import torch.distributed as dist
@@ -11,8 +17,15 @@ from torch import Tensor
 from rayrec.data.loader import Step
 from rayrec.models.recommender import ModelInput
 from rayrec.schema import Batch
-from rayrec.train.config import StageConfig
+from rayrec.train.config import StageConfig, TrainConfig
 from rayrec.train.engine import Engine
+
+NOTHING, SAVE, STOP = 0, 1, 2
+"""What a worker may be asked for between two steps: nothing, a checkpoint, or a checkpoint and an end."""
+
+
+class Stopped(Exception):  # noqa: N818 (nothing went wrong)
+    """Training stopped because it was asked to; a checkpoint holds where it stands."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +39,9 @@ class LoopState:
         best_value: best validation value so far; step 0 counts.
         best_step: where it was reached.
         misses: validations since then.
+        skipped: steps that were not applied, for a loss or a gradient was not finite.
+        skipped_in_a_row: those since the last step that was applied.
+        rolled_back_from: the furthest step from which the stage went back to a checkpoint; 0 where it never did.
         best: the trainable parameters there.
         finished: nothing is left to do.
     """
@@ -36,6 +52,9 @@ class LoopState:
     best_value: float = float("-inf")
     best_step: int = 0
     misses: int = 0
+    skipped: int = 0
+    skipped_in_a_row: int = 0
+    rolled_back_from: int = 0
     finished: bool = False
     best: Mapping[str, Tensor] = field(default_factory=dict)
 
@@ -69,36 +88,98 @@ class Feed:
 
 @dataclass(frozen=True)
 class Callbacks:
-    """What the loop asks of its surroundings; every rank calls each of them at the same steps.
+    """What the loop asks of its surroundings; every rank calls validate, after_step and keep at the same steps.
 
     Attributes:
         validate: (trainable parameters, step) to a value, higher is better, equal on all ranks.
-        checkpoint: saves engine and state.
         after_step: (state, the step's weighted LOSSES over all ranks, global counts) for progress and logs.
+        notice: NOTHING, SAVE or STOP, as this rank was asked; cheap.
+        keep: stores the micro-batches of a step that ended the run; returns the URI of the folder.
     """
 
     validate: Callable[[Mapping[str, Tensor], int], float]
-    checkpoint: Callable[[Engine, LoopState], None]
     after_step: Callable[[LoopState, Tensor, Tensor], None]
+    notice: Callable[[], int]
+    keep: Callable[[Step], str]
+
+
+class Saving(Protocol):
+    """The checkpoints of the stage; all but `busy` and `due` are called by every rank at the same step."""
+
+    def save(self, state: LoopState) -> None:
+        """Takes a snapshot of engine, reader and state, to be stored while training goes on."""
+        ...
+
+    def restore(self) -> LoopState | None:
+        """Sets the engine to the newest checkpoint of the stage, and nothing else; None where there is none."""
+        ...
+
+    def busy(self) -> bool:
+        """Whether this rank is storing one."""
+        ...
+
+    def due(self) -> bool:
+        """Whether this rank's clock asks for one."""
+        ...
+
+    def advance(self, idle: bool) -> None:
+        """Publishes what is stored and starts what is queued, where no rank is busy."""
+        ...
+
+    def drain(self) -> None:
+        """Returns when all is stored and published."""
+        ...
+
+
+class _Agreed(NamedTuple):
+    """A step as all ranks see it."""
+
+    losses: Tensor
+    applied: bool
+    save: bool
+    stop: bool
+    idle: bool
+
+
+def _agreed(engine: Engine, losses: Tensor, notice: int, saving: Saving) -> _Agreed:
+    flags = (notice == SAVE or saving.due(), notice == STOP, saving.busy())
+    report = torch.cat([losses, torch.tensor(flags, dtype=losses.dtype)])
+    dist.all_reduce(report)
+    losses, (save, stop, busy) = report[:-3], (report[-3:] > 0).tolist()
+    return _Agreed(losses, engine.applied and bool(torch.isfinite(losses).all()), save, stop, not busy)
 
 
 def run_stage(
-    engine: Engine, feed: Feed, callbacks: Callbacks, *, stage: StageConfig, checkpoint_every: int, state: LoopState
+    engine: Engine,
+    feed: Feed,
+    callbacks: Callbacks,
+    saving: Saving,
+    *,
+    stage: StageConfig,
+    config: TrainConfig,
+    state: LoopState,
 ) -> LoopState:
     """Trains one stage to its end: its last step, or when patience runs out.
 
-    Dropout is seeded before each micro-batch, so a resumed run needs no random state.
+    Dropout is seeded before each micro-batch, so a resumed run needs no random state. A step whose losses or gradients
+    are not finite is skipped, on all ranks; `config.max_skipped` in a row send weights and optimiser back to the last
+    checkpoint, and training goes on with the rows that come next.
 
     Args:
         engine: holds the model and the optimiser.
         feed: steps, tensors, seeds.
-        callbacks: what to do at validation, at a checkpoint and after a step.
+        callbacks: what to do at validation and after a step.
+        saving: the stage's checkpoints.
         stage: length, validation interval, patience.
-        checkpoint_every: steps between checkpoints.
+        config: steps between checkpoints; how many steps may be skipped in a row.
         state: LoopState() or that of a checkpoint.
 
     Returns:
         The final state; its `best` are the weights to keep.
+
+    Raises:
+        Stopped: a notice asked for it, and a checkpoint is stored.
+        ValueError: no row has a target; steps were skipped in a row, and going back did not help or was not possible.
     """
     if not state.best:
         weights = engine.gathered_state()
@@ -111,22 +192,53 @@ def run_stage(
                 raise ValueError("no training row has a target; check the training rows that prepare counted")
             if counts[2] == 0:
                 break
-            losses = engine.step(inputs, feed.seeds(state.epoch, state.epoch_step), counts, state.step)
-            dist.all_reduce(losses)
-            if not torch.isfinite(losses).all():
-                raise ValueError(
-                    f"stage {stage.name!r} diverged at step {state.step + 1}: losses {losses.tolist()}; "
-                    "lower its learning_rates and run the same command again"
-                )
-            state = replace(state, step=state.step + 1, epoch_step=state.epoch_step + 1)
-            callbacks.after_step(state, losses, counts)
+            own_losses = engine.step(inputs, feed.seeds(state.epoch, state.epoch_step), counts, state.step)
+            agreed = _agreed(engine, own_losses, callbacks.notice(), saving)
+            state = replace(
+                state,
+                step=state.step + 1,
+                epoch_step=state.epoch_step + 1,
+                skipped=state.skipped + (not agreed.applied),
+                skipped_in_a_row=0 if agreed.applied else state.skipped_in_a_row + 1,
+            )
+            callbacks.after_step(state, agreed.losses, counts)
+            if state.skipped_in_a_row == config.max_skipped:
+                state = _rolled_back(stage, state, agreed.losses, saving, partial(callbacks.keep, step))
+                continue
             if state.step == stage.steps or state.step % stage.validate_every == 0:
                 state = _validated(engine, stage, state, callbacks)
             if state.finished:
                 return state
-            if state.step % checkpoint_every == 0:
-                callbacks.checkpoint(engine, state)
+            saving.advance(agreed.idle)
+            if agreed.stop:
+                saving.save(state)
+                saving.drain()
+                raise Stopped
+            if agreed.applied and (agreed.save or state.step % config.checkpoint_every == 0):
+                saving.save(state)
         state = replace(state, epoch=state.epoch + 1, epoch_step=0)
+
+
+def _rolled_back(
+    stage: StageConfig, state: LoopState, losses: Tensor, saving: Saving, keep: Callable[[], str]
+) -> LoopState:
+    """The state of the last checkpoint, but for the place in the data: the rows that were skipped are not met again."""
+    restored = saving.restore() if state.step > state.rolled_back_from else None
+    if restored is None:
+        tried = f"as before step {state.rolled_back_from}" if state.rolled_back_from else "with no checkpoint before"
+        raise ValueError(
+            f"stage {stage.name!r} diverged: {state.skipped_in_a_row} steps in a row up to step {state.step}, {tried}, "
+            f"had a loss or a gradient that is not finite (losses {losses.tolist()}); expected finite ones: lower its "
+            f"learning_rates or look at the rows of the last one, which lie in {keep()}; then use another run folder"
+        )
+    return replace(
+        restored,
+        epoch=state.epoch,
+        epoch_step=state.epoch_step,
+        skipped=state.skipped,
+        skipped_in_a_row=0,
+        rolled_back_from=state.step,
+    )
 
 
 def _validated(engine: Engine, stage: StageConfig, state: LoopState, callbacks: Callbacks) -> LoopState:
