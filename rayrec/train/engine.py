@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from rayrec.models.recommender import ModelInput, Recommender, open_groups
 from rayrec.train.config import StageConfig, TrainConfig
+from rayrec.train.universal import SHARDS, load_universal
 
 # DeepSpeed reads it when imported.
 os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
@@ -113,26 +114,38 @@ class Engine:
             shares.append(losses.detach())
         return torch.stack(shares).sum(0).cpu()
 
+    @contextlib.contextmanager
+    def _whole(self, modifier_rank: int | None = None) -> Iterator[dict[str, nn.Parameter]]:
+        """Trainable parameters by name, whole; those of `modifier_rank` are everyone's when they are shared again."""
+        module: nn.Module = self.engine.module
+        named = {name: value for name, value in module.named_parameters() if value.requires_grad}
+        if self.config.zero_stage == 3:
+            with deepspeed.zero.GatheredParameters(list(named.values()), modifier_rank=modifier_rank):
+                yield named
+        else:
+            yield named
+
     def gathered_state(self) -> dict[str, Tensor]:
         """Trainable parameters by name, whole, on CPU, on every rank, at any ZeRO stage."""
-        module: nn.Module = self.engine.module
-        named = [(name, value) for name, value in module.named_parameters() if value.requires_grad]
-        partitioned = self.config.zero_stage == 3
-        context = (
-            deepspeed.zero.GatheredParameters([value for _, value in named])
-            if partitioned
-            else contextlib.nullcontext()
-        )
-        with context:
-            return {name: value.detach().cpu().clone() for name, value in named}
+        with self._whole() as named:
+            return {name: value.detach().cpu().clone() for name, value in named.items()}
 
     def save(self, directory: str) -> None:
         """Writes this rank's shards; every rank calls it."""
-        self.engine.save_checkpoint(directory, tag="ds", exclude_frozen_parameters=True)
+        self.engine.save_checkpoint(directory, tag=SHARDS, exclude_frozen_parameters=True)
 
-    def load(self, directory: str) -> None:
-        """Reads a verified directory written by save() at the same world size and ZeRO stage; every rank calls it."""
-        self.engine.load_checkpoint(directory, tag="ds", load_module_strict=False)
+    def load(self, directory: str, universal: bool = False) -> None:
+        """Reads a verified directory written by save(); every rank calls it.
+
+        Args:
+            directory: local; written at the same ZeRO stage and, at ZeRO 1 to 3, at the same world size.
+            universal: of any world size and any ZeRO stage from 1 on, for to_universal() has been called on it.
+        """
+        if universal:
+            with self._whole(modifier_rank=0) as named:
+                load_universal(self.engine.optimizer, named, self.config.zero_stage, directory)
+        else:
+            self.engine.load_checkpoint(directory, tag=SHARDS, load_module_strict=False)
 
     def destroy(self) -> None:
         """Frees DeepSpeed's hooks and buffers, so that another engine can take over the process."""
