@@ -4,7 +4,8 @@ Seed and epoch shuffle the files, and within each file its row groups, and deal 
 streams. So a stream walks through whole files: a worker fetches and opens few, each once an epoch. A stream's windows
 are runs of whole row groups; each is shuffled, sorted by length and packed under a budget of slots (window.py), seeded
 by (seed, epoch, stream, window) alone. Step t is micro-batch t of all V streams; rank r of W reads streams r, r + W, …
-and no others. A stream that has ended gives batches without a target.
+and no others. A stream that has ended gives batches without a target, and so do the streams from V on that fill up the
+ranks' steps where W does not divide V, for all ranks have equally many micro-batches.
 
 Where a reader stands is one pair a stream: window, and micro-batch in it. To resume, each stream reads one window.
 How many micro-batches came before depends on lengths that only its own rank has read; so a checkpoint gathers the
@@ -45,7 +46,7 @@ class Step:
 
     Attributes:
         number: of the step within its epoch.
-        batches: one a stream of this rank, in the order of streams.
+        batches: one a stream of this rank, in the order of Loader.stream_numbers.
     """
 
     number: int
@@ -53,7 +54,14 @@ class Step:
 
 
 class Loader:
-    """Reads one rank's share of a split in the order that (seed, epoch) sets, ahead of its consumer."""
+    """Reads one rank's share of a split in the order that (seed, epoch) sets, ahead of its consumer.
+
+    Attributes:
+        streams: that this rank reads.
+        micro_batches: a step of every rank.
+        stream_numbers: one a micro-batch of this rank's step, no other rank's: its streams, then a number from
+            config.streams on where a batch without targets fills up the step.
+    """
 
     def __init__(
         self,
@@ -74,15 +82,17 @@ class Loader:
             split: whose rows.
 
         Raises:
-            ValueError: the world size does not divide the number of streams, or no item may be drawn as a negative.
+            ValueError: there are more ranks than streams, or no item may be drawn as a negative.
         """
-        if world_size < 1 or config.streams % world_size or not 0 <= rank < world_size:
+        if not 0 <= rank < world_size <= config.streams:
             raise ValueError(
-                f"rank {rank} of world size {world_size} cannot share {config.streams} streams evenly; expected a "
-                "world size that divides loader.streams: set loader.streams to a multiple of the number of workers"
+                f"rank {rank} of world size {world_size} cannot share {config.streams} streams; expected at most as "
+                "many workers as streams: lower the number of workers, or raise loader.streams and start anew"
             )
         self.config, self.seed = config, seed
         self.streams = range(rank, config.streams, world_size)
+        self.micro_batches = -(-config.streams // world_size)
+        self.stream_numbers = range(rank, world_size * self.micro_batches, world_size)
         self.groups = dataset.row_groups(split)
         self.items = dataset.trained_items()
         if not len(self.items):
@@ -95,11 +105,11 @@ class Loader:
         self._epoch, self._step, self._places = 0, 0, self._beginning()
 
     def _beginning(self) -> tuple[Place, ...]:
-        return ((0, 0),) * len(self.streams)
+        return ((0, 0),) * self.micro_batches
 
     def state_dict(self) -> dict[str, Any]:
         """Where this rank's streams stand after the last step that was handed out, as JSON values; see `merged`."""
-        streams = {str(stream): list(place) for stream, place in zip(self.streams, self._places, strict=True)}
+        streams = {str(stream): list(place) for stream, place in zip(self.streams, self._places, strict=False)}
         return {"epoch": self._epoch, "step": self._step, "order": self._order, "streams": streams}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -117,7 +127,8 @@ class Loader:
                 "loader.streams, loader.slots_per_batch and loader.shuffle_window it was saved with, or start anew"
             )
         self._epoch, self._step = state["epoch"], state["step"]
-        self._places = tuple((window, part) for window, part in (state["streams"][str(v)] for v in self.streams))
+        places = [(window, part) for window, part in (state["streams"][str(v)] for v in self.streams)]
+        self._places = (*places, *self._beginning()[len(places) :])
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Step]:
         """This rank's steps, without end: after its streams have ended it yields steps without targets.
@@ -146,11 +157,12 @@ class Loader:
         return list(profiles)[:count]
 
     def _deal(self, epoch: int) -> list[np.ndarray]:
-        """Each stream's row groups in the order it reads them."""
+        """Each stream's row groups in the order it reads them; none for the numbers from config.streams on."""
         rng = seeded(self.seed, _DEAL, epoch)
         place_of_file = rng.permutation(len(self.groups.paths))
         order_G = np.lexsort((rng.random(len(self.groups.file_G)), place_of_file[self.groups.file_G]))
-        return np.array_split(order_G, self.config.streams)
+        none = [order_G[:0]] * len(range(self.config.streams, self.stream_numbers.stop))
+        return [*np.array_split(order_G, self.config.streams), *none]
 
     def _read(
         self, groups: np.ndarray, columns: Sequence[str], open_file: Callable[[str], parquet.ParquetFile]
@@ -171,7 +183,7 @@ class Loader:
         threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="rayrec-loader")
         readers = [
             self._stream(threads, (self._epoch, stream), dealt[stream], self._step, place)
-            for stream, place in zip(self.streams, self._places, strict=True)
+            for stream, place in zip(self.stream_numbers, self._places, strict=True)
         ]
         try:
             for number in count(self._step):

@@ -217,8 +217,8 @@ def shortages(
             found.append({"of": of, "seen": seen, "needed": needed, "remedy": remedy})
 
     workers, where = config.num_workers, resources.where
-    streams = -(-loader.streams // workers) * workers
-    check("loader.streams", loader.streams, streams, f"set a multiple of train.num_workers={workers}")
+    remedy = "each worker reads at least one: lower train.num_workers, or raise loader.streams in a new run"
+    check("loader.streams", loader.streams, workers, remedy)
     check(
         f"CPUs of {where}",
         resources.cpus,

@@ -122,10 +122,10 @@ def train(
         ValueError: settings that contradict each other or what is published there already, or no checkpoint is left
             that may be trusted.
     """
-    if loader.streams % config.num_workers:
+    if loader.streams < config.num_workers:
         raise ValueError(
-            f"loader.streams={loader.streams} is not divisible by train.num_workers={config.num_workers}; "
-            "each worker reads whole streams"
+            f"loader.streams={loader.streams} is below train.num_workers={config.num_workers}; each worker reads at "
+            "least one stream: lower train.num_workers, or raise loader.streams in a new run"
         )
     if is_published(uri):
         found = manifest(uri, "training")

@@ -168,8 +168,8 @@ def test_settings_that_contradict_each_other_are_refused_with_the_key(
     data: Dataset, model: ModelConfig, tmp_path: Path
 ) -> None:
     uri = str(tmp_path / "weights")
-    with pytest.raises(ValueError, match=r"loader\.streams=3 is not divisible by train\.num_workers=2"):
-        fit(data, uri, model, loader=LOADER.model_copy(update={"streams": 3}))
+    with pytest.raises(ValueError, match=r"loader\.streams=1 is below train\.num_workers=2"):
+        fit(data, uri, model, loader=LOADER.model_copy(update={"streams": 1}))
     with pytest.raises(ValueError, match=r"model\.max_positions=8 is too small .* set it to at least 52"):
         fit(data, uri, model.model_copy(update={"max_positions": 8}))
     assert not Path(uri).exists()

@@ -163,21 +163,21 @@ def test_the_id_table_and_the_steps(data: Dataset, language_model: str) -> None:
 
 def test_what_is_too_little_is_named(data: Dataset, language_model: str) -> None:
     config = tiny.model_config(language_model)
-    assert made(data.uri, config, num_workers=4, use_gpu=True)["shortages"] == []
+    assert made(data.uri, config, num_workers=3, use_gpu=True)["shortages"] == []
     poor = Resources("a small machine", 2, 1, 1000, 2000)
-    found = made(data.uri, config, poor, num_workers=3, cpus_per_worker=2, use_gpu=True)
+    found = made(data.uri, config, poor, num_workers=5, cpus_per_worker=2, use_gpu=True)
     short = {each["of"]: (each["seen"], each["needed"]) for each in found["shortages"]}
     peak = max(stage["memory"]["2"]["states"] + stage["memory"]["2"]["buffers"] for stage in found["stages"].values())
     assert short == {
-        "loader.streams": (4, 6),
-        "CPUs of a small machine": (2, 6),
-        "GPUs of a small machine": (1, 3),
+        "loader.streams": (4, 5),
+        "CPUs of a small machine": (2, 10),
+        "GPUs of a small machine": (1, 5),
         "bytes of a GPU of a small machine": (2000, peak),
         "bytes of memory of a small machine": (1000, found["host"]["workers"]),
         "bytes of memory of a small machine for encoding": (1000, 2 * found["catalogue_states"]["bytes"]),
     }
     lines = plan_lines(found)
-    expected = "SHORTAGE: CPUs of a small machine: 2 seen, 6 needed; lower train.num_workers or cpus_per_worker"
+    expected = "SHORTAGE: CPUs of a small machine: 2 seen, 10 needed; lower train.num_workers or cpus_per_worker"
     assert expected in lines
     assert found["host"]["training"] == 0
     on_cpu = made(data.uri, config, num_workers=3)["host"]
