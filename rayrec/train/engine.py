@@ -27,7 +27,7 @@ def deepspeed_config(config: TrainConfig, accumulation: int) -> dict[str, Any]:
 
     Args:
         config: the source of every value.
-        accumulation: micro-batches a rank and step: virtual streams over world size.
+        accumulation: micro-batches a rank and step: Loader.micro_batches.
     """
     return {
         "train_micro_batch_size_per_gpu": 1,

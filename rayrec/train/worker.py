@@ -138,7 +138,7 @@ class Worker:
             pooled_NH=None if tunes_text else pooled_NH,
             catalogue=texts.catalogue,
         )
-        engine = Engine(model.to(self.device).train(), stage, config, settings.loader.streams // self.world)
+        engine = Engine(model.to(self.device).train(), stage, config, self.loader.micro_batches)
 
         def validate(weights: Mapping[str, Tensor], step: int) -> float:
             shadow.load_state_dict(dict(weights), strict=False)
@@ -167,7 +167,7 @@ class Worker:
                     steps=self.loader.epoch,
                     prepare=lambda batch: collate(batch).to(self.device),
                     seeds=lambda epoch, step: [
-                        seed_of(settings.seed, index, epoch, step, v) for v in self.loader.streams
+                        seed_of(settings.seed, index, epoch, step, v) for v in self.loader.stream_numbers
                     ],
                 ),
                 Callbacks(
