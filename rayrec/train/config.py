@@ -76,6 +76,10 @@ class TrainConfig(BaseModel):
 
     Each of `controls` repeats the text scorer and every text stage that trains no ID vectors, with the same budget,
     under names such as tuned_random_weights. Profiles stay as they are, and name words of items' true texts.
+
+    What metrics.jsonl holds goes to the `wandb_project` of Weights & Biases too, where one is named; `wandb_mode`
+    offline writes it to logs/wandb for `wandb sync`. `trace_steps` is of how many steps of each stage torch's profiler
+    writes a trace.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -95,6 +99,9 @@ class TrainConfig(BaseModel):
     max_skipped: int = Field(5, ge=1)
     checkpoints_kept: int = Field(2, ge=1)
     max_failures: int = Field(2, ge=0)
+    wandb_project: str | None = Field(None, min_length=1)
+    wandb_mode: Literal["online", "offline"] = "online"
+    trace_steps: int = Field(0, ge=0)
     start_from: str | None = None
     stages: tuple[StageConfig, ...] = DEFAULT_STAGES
     controls: tuple[Literal["random_weights", "shuffled_texts"], ...] = ()

@@ -69,3 +69,49 @@ def test_half_a_line_of_a_killed_process_spoils_no_other(tmp_path: Path) -> None
         '{"step": 2, "lo',
         '{"step": 3, "loss": 0.25}',
     ]
+
+
+def test_the_rate_is_that_of_recent_updates(monkeypatch: pytest.MonkeyPatch) -> None:
+    """100 updates of a second, then 60 of an eighth: the last 50 alone tell the rate and the time left."""
+    now = 0.0
+    monkeypatch.setattr(tracking.time, "monotonic", lambda: now)
+    stream = io.StringIO()
+    with Progress("training", 200, "step", stream) as progress:
+        for seconds in [1.0] * 100 + [0.125] * 60:
+            now += seconds
+            progress.update(1)
+    last = stream.getvalue().splitlines()[-1]
+    assert "8.00step/s" in last
+    assert "01:47<00:05" in last
+
+
+def test_what_was_done_before_tells_nothing_about_the_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr(tracking.time, "monotonic", lambda: now)
+    stream = io.StringIO()
+    with Progress("training", 1000, "step", stream) as progress:
+        now += 5.0
+        progress.resume(900)
+        for _ in range(20):
+            now += 0.5
+            progress.update(1)
+    line = stream.getvalue().splitlines()[-1]
+    assert "920/1.00k" in line
+    assert "2.00step/s" in line
+    assert "<00:40" in line
+
+
+def test_a_bar_goes_on_where_it_was() -> None:
+    stream = Terminal()
+    with Progress("training", 1000, "step", stream) as progress:
+        progress.resume(900)
+        progress.update(1)
+        assert (progress.bar.n, progress.bar.initial) == (901, 900)
+    assert "90%" in stream.getvalue()
+
+
+def test_large_figures_are_short() -> None:
+    stream = io.StringIO()
+    with Progress("training", 2, "step", stream) as progress:
+        progress.update(1, **{"loss": 0.123456, "examples/s": 9876.5, "tokens/s": 1_234_567.0})
+    assert "loss=0.1235, examples/s=9876, tokens/s=1.23M" in stream.getvalue()
