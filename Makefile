@@ -1,9 +1,10 @@
-# make demo: the whole flow on MovieLens-100K.  make test, make lint: the checks.  PYTHON picks the interpreter for .venv.
+# make demo: the whole flow on MovieLens-100K.  make test, make lint: the checks; make check: the longer ones, every way
+# to die in training.  PYTHON picks the interpreter for .venv.
 PYTHON ?= python3
 BIN := .venv/bin
 RECBOLE := recbole==1.2.1
 
-.PHONY: demo test lint clean
+.PHONY: demo test check lint clean
 
 demo: .venv/.stamp
 	HF_HUB_OFFLINE=1 RAY_USAGE_STATS_ENABLED=0 TORCH_EXTENSIONS_DIR=$(CURDIR)/.torch_extensions \
@@ -11,6 +12,9 @@ demo: .venv/.stamp
 
 test: .venv/.stamp
 	$(BIN)/python -m pytest tests/unit tests/contract tests/ray tests/e2e
+
+check: .venv/.stamp
+	$(BIN)/python -m pytest tests/check
 
 lint: .venv/.stamp
 	$(BIN)/ruff check .

@@ -32,6 +32,7 @@ KILLS = {
 }
 MOVED = "after_step"
 """The point from whose checkpoints another world size goes on."""
+pytestmark = pytest.mark.timeout(1200)  # the fixture runs whole trainings
 ALL = StageConfig(
     name="all",
     learning_rates={"scales": 2e-2, "adapters": 3e-3, "id": 3e-3, "language_model": 1e-3},
