@@ -39,7 +39,7 @@ class Progress:
         """
         self.description, self.total, self.unit = description, total, unit
         self.stream = sys.stderr if stream is None else stream
-        self.done, self.before, self.began, self.figures = 0, 0, time.monotonic(), ""
+        self.done, self.began, self.figures = 0, time.monotonic(), ""
         self.written = self.began
         self.recent = deque([(self.began, 0)], maxlen=RECENT_UPDATES)
         self.bar: Any = None
@@ -48,7 +48,7 @@ class Progress:
 
     def resume(self, units: int) -> None:
         """Counts `units` as done before this process, which tell nothing about its rate."""
-        self.done = self.before = units
+        self.done = units
         self.recent.clear()
         self.recent.append((time.monotonic(), units))
         if self.bar is not None:
@@ -77,8 +77,7 @@ class Progress:
             prefix=self.description,
             unit=self.unit,
             unit_scale=True,
-            rate=(done_now - done_then) / (until - since) if until > since else None,
-            initial=self.before,
+            rate=(done_now - done_then) / (until - since) if until > since else 0.0,
             postfix=self.figures or None,
         )
         self.stream.write(meter + "\n")  # Ray Train patches print() and would show the line twice

@@ -83,7 +83,9 @@ def test_offline_files_hold_what_was_logged_by_stage(tmp_path: Path) -> None:
 
 
 def test_nothing_else_is_told(tmp_path: Path) -> None:
-    begin(tmp_path).close()
+    run = begin(tmp_path)
+    print("for this terminal alone")
+    run.close()
     (path,) = files(tmp_path)
     told = [record for record in records(path) if record.HasField("run")]
     assert {item.key: item.value_json for item in told[0].run.config.update if item.key != "_wandb"} == {"seed": "3"}
