@@ -33,6 +33,7 @@ KEY_ENV = "RAYREC_CHECKPOINT_KEY"
 OF_THE_MACHINES = (
     *("num_workers", "use_gpu", "cpus_per_worker", "zero_stage"),
     *("checkpoint_every", "checkpoints_kept", "max_failures"),
+    *("wandb_project", "wandb_mode", "trace_steps"),
 )
 """Keys of TrainConfig that do not tell one run from another."""
 Value = TypeVar("Value")
