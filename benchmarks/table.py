@@ -10,6 +10,7 @@ from pathlib import Path
 
 from table_parts import Result, about, table
 from table_quality import quality_tables
+from table_training import checkpoint_table, cost_tables, fault_table, scaling_table
 
 HERE = Path(__file__).parent
 README = HERE / "README.md"
@@ -169,6 +170,10 @@ BLOCKS: dict[str, Callable[[Path], list[str]]] = {
     "reader": reader_table,
     "protocols": protocol_tables,
     "quality": quality_tables,
+    "faults": fault_table,
+    "checkpoints": checkpoint_table,
+    "scaling": scaling_table,
+    "cost_model": cost_tables,
 }
 """What stands between `<!-- NAME -->` and `<!-- end -->` in the README."""
 

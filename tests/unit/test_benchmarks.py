@@ -258,16 +258,19 @@ def test_sets_are_counted_and_those_that_are_not_there_are_told(tmp_path: Path) 
     assert lines[-1] == "- Not there, so not counted: x"
 
 
+OTHER_BLOCKS = ("datasets", "protocols", "quality", "faults", "checkpoints", "scaling", "cost_model")
+
+
 def test_blocks_are_filled_and_the_rest_is_left_alone(tmp_path: Path) -> None:
     readme = "Before.\n<!-- data -->\nold\n<!-- end -->\nBetween.\n<!-- reader -->\n<!-- end -->\nAfter.\n"
-    readme += "".join(f"<!-- {name} -->\n<!-- end -->\n" for name in ("datasets", "protocols", "quality"))
+    readme += "".join(f"<!-- {name} -->\n<!-- end -->\n" for name in OTHER_BLOCKS)
     (tmp_path / "data-10m.json").write_text(json.dumps(RESULT))
     new = table.filled(readme, tmp_path)
     assert "old" not in new
     assert new.startswith("Before.\n<!-- data -->\n| interactions | by |")
     assert "<!-- end -->\nBetween.\n<!-- reader -->\nNot measured yet.\n<!-- end -->\nAfter.\n" in new
     assert table.filled(new, tmp_path) == new
-    with pytest.raises(ValueError, match="expected datasets, data, reader, protocols, quality"):
+    with pytest.raises(ValueError, match=f"expected {', '.join(table.BLOCKS)}, each once"):
         table.filled("no block", tmp_path)
 
 
