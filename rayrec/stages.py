@@ -83,6 +83,8 @@ def ray_session(**options: Any) -> Iterator[None]:
     Args:
         options: for ray.init, where Ray is started here.
     """
+    # Else a thread that a signal has left behind would start another Ray after the end of this one.
+    os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
     import ray
 
     if ray.is_initialized():
