@@ -16,6 +16,7 @@ import yaml
 from rayrec import stages, storage
 from rayrec.config import is_refusal, load_config
 from rayrec.stages import RunConfig
+from rayrec.train.notices import InterruptedTraining
 
 STAGES: dict[str, Callable[[RunConfig], dict[str, Any]]] = {
     "prepare": stages.prepare,
@@ -46,7 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: the command line without the program; sys.argv's by default.
 
     Returns:
-        The exit code: 0, 2 for a mistake of the user (one line on stderr), 1 for any other failure (a traceback).
+        The exit code: 0, 2 for a mistake of the user (one line on stderr), 1 for any other failure (a traceback), 130
+        or 143 for a training that SIGINT or SIGTERM has ended (the command that goes on with it, on stderr).
     """
     options = _parser().parse_args(arguments)
     try:
@@ -63,6 +65,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return FAILURE
         print(f"rayrec {options.verb}: {_one_line(error)}", file=sys.stderr)
         return USER_MISTAKE
+    except InterruptedTraining as end:
+        print(f"rayrec {options.verb}: {end}; to go on: {_command(options.verb, options)}", file=sys.stderr)
+        return end.exit_code
     except Exception:
         traceback.print_exc()
         return FAILURE

@@ -1,4 +1,4 @@
-"""`rayrec prepare` as a user starts it: a process with a Ray of its own, which can be killed and leaves nothing."""
+"""A verb as a user starts it: a process with a Ray of its own, which can be signalled or killed and leaves nothing."""
 
 import json
 import os
@@ -8,7 +8,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,11 +20,11 @@ from rayrec.cli import main
 from rayrec.stages import ray_session
 
 with ray_session(num_cpus=2, object_store_memory=100_000_000):
-    sys.exit(main(["prepare", "--config", sys.argv[1]]))
+    sys.exit(main([sys.argv[1], "--config", sys.argv[2]]))
 """
 MARK = "RAYREC_TEST_DRIVER"
 """A variable that all processes of one driver inherit, by which they are found."""
-PATIENCE_S = 60.0
+PATIENCE_S = 200.0
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,14 @@ class Driver:
         self.process.kill()
         assert self.process.wait() == -signal.SIGKILL
 
+    def interrupt(self) -> None:
+        """SIGINT to the driver and all that it has started, as a terminal does."""
+        os.killpg(self.process.pid, signal.SIGINT)
+
+    def terminate(self) -> None:
+        """SIGTERM to the driver."""
+        self.process.terminate()
+
     def finish(self) -> tuple[int, str]:
         """The exit code, and what was printed."""
         code = self.process.wait(PATIENCE_S)
@@ -54,10 +62,13 @@ class Driver:
 
 
 @contextmanager
-def preparing(config: RunConfig, folder: Path, environment: Mapping[str, str] | None = None) -> Iterator[Driver]:
-    """`rayrec prepare` of a config; whatever still runs of it after the block is killed.
+def running(
+    verb: str, config: RunConfig, folder: Path, environment: Mapping[str, str] | None = None
+) -> Iterator[Driver]:
+    """`rayrec VERB` of a config; whatever still runs of it after the block is killed.
 
     Args:
+        verb: prepare or train.
         config: of the run.
         folder: for the config's file and what the command prints.
         environment: variables beside this process's.
@@ -68,7 +79,11 @@ def preparing(config: RunConfig, folder: Path, environment: Mapping[str, str] | 
     marked = {**os.environ, **(environment or {}), MARK: name}
     with open(log, "wb") as printed:
         process = subprocess.Popen(
-            [sys.executable, "-c", COMMAND, str(path)], env=marked, stdout=printed, stderr=subprocess.STDOUT
+            [sys.executable, "-c", COMMAND, verb, str(path)],
+            env=marked,
+            stdout=printed,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
         )
     try:
         yield Driver(process, log)
@@ -79,6 +94,13 @@ def preparing(config: RunConfig, folder: Path, environment: Mapping[str, str] | 
                     os.kill(pid, signal.SIGKILL)
             process.poll()
             time.sleep(0.05)
+
+
+def preparing(
+    config: RunConfig, folder: Path, environment: Mapping[str, str] | None = None
+) -> AbstractContextManager[Driver]:
+    """`rayrec prepare`; see running()."""
+    return running("prepare", config, folder, environment)
 
 
 def _marked(name: str) -> list[int]:

@@ -1,14 +1,24 @@
-"""Launches the worker under Ray Train: encodes the catalogue, runs every stage in one fit, publishes the outcome."""
+"""Launches the worker under Ray Train: encodes the catalogue, runs every stage in one fit, publishes the outcome.
+
+Signals reach the workers by an actor: rank 0 asks it about once a second. A node about to be taken they learn from Ray
+Train's own watcher, which tells every worker; its public question is a barrier of all of them, so it is read where the
+watcher leaves it.
+"""
 
 import os
 import tempfile
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Collection, Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
 import ray
+from ray.exceptions import GetTimeoutError, RayActorError
 from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
 from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.v2._internal.execution.context import get_train_context
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from rayrec.catalogue import encode_catalogue
 from rayrec.config import is_refusal
@@ -19,10 +29,13 @@ from rayrec.storage import absolute, download_directory, folder_names, is_publis
 from rayrec.text import item_texts
 from rayrec.train.checkpoint import checkpoint_key
 from rayrec.train.config import TrainConfig
+from rayrec.train.loop import Stopped
+from rayrec.train.notices import NOTHING, Notices, listening
 from rayrec.train.worker import Worker, WorkerSettings, model_of
 
 CHECKPOINTS, FIT = "checkpoints", "fit"
 """Folder and name of the fit, below what is published."""
+_ANSWER_S, _LISTENS_S = 10, 30
 
 
 class RayCheckpoints:
@@ -50,28 +63,85 @@ class UserMistakeError(Exception):
     """A ValueError of a worker, told apart from failures of the machine."""
 
 
-def _work(settings: dict[str, Any]) -> None:
+class StopRequest:
+    """An actor on the driver's node: whether the workers shall stop, and whether they have asked lately."""
+
+    def __init__(self) -> None:
+        self._asked, self._heeded = False, float("-inf")
+
+    def ask(self) -> bool:
+        """Asks them to; returns whether anybody is there to heed it."""
+        self._asked = True
+        return time.monotonic() - self._heeded < _LISTENS_S
+
+    def asked(self) -> bool:
+        """What rank 0 wants to know."""
+        self._heeded = time.monotonic()
+        return self._asked
+
+
+def _leaving() -> Collection[str]:
+    """The nodes of this fit that are about to be taken, as Ray Train has told this worker."""
+    info = get_train_context().preemption_context.preemption_info
+    return [] if info is None else [f"node {node}" for node in info.preempted_node_ids]
+
+
+def _work(settings: dict[str, Any]) -> bool:
+    """Trains; returns whether it was stopped before its end."""
     local: WorkerSettings = settings["worker"]
-    with tempfile.TemporaryDirectory() as directory:
+    request = settings["stop"]
+
+    def stop() -> bool:
+        asked: bool = ray.get(request.asked.remote(), timeout=_ANSWER_S)
+        return asked
+
+    first = ray.train.get_context().get_world_rank() == 0
+    with (
+        tempfile.TemporaryDirectory() as directory,
+        Notices(stop, _leaving) if first else nullcontext(lambda: NOTHING) as notice,
+    ):
         states = {
             pretrained: download_directory(uri, os.path.join(directory, f"states_{pretrained}"))
             for pretrained, uri in local.states.items()
         }
         checkpoints = RayCheckpoints(join(local.uri, CHECKPOINTS, FIT))
         try:
-            Worker(replace(local, states=states), checkpoints, ray.train.torch.get_device()).run()
+            Worker(replace(local, states=states), checkpoints, ray.train.torch.get_device(), notice).run()
+        except Stopped:
+            return True
         except ValueError as error:
             if not is_refusal(error):
                 raise
             raise UserMistakeError(str(error)) from error
+    return False
 
 
-def _fit(settings: WorkerSettings) -> None:
-    """Runs the workers; a user's mistake among them comes out as the ValueError it was."""
+def _until_stopped(work: Callable[[Any], bool]) -> None:
+    """Does work that is given a StopRequest's handle, until it ends or a signal stops it."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    actor: Any = ray.remote(StopRequest)
+    request = actor.options(num_cpus=0, scheduling_strategy=here).remote()
+
+    def stop() -> bool:
+        try:
+            heeded: bool = ray.get(request.ask.remote(), timeout=_ANSWER_S)
+        except (RayActorError, GetTimeoutError):
+            return False
+        return heeded
+
+    try:
+        listening(lambda: work(request), stop)
+    finally:
+        ray.kill(request)
+
+
+def _fit(settings: WorkerSettings, request: Any) -> bool:
+    """Runs the workers; returns whether they were stopped. A user's mistake among them comes out as a ValueError."""
     config = settings.config
-    trainer = TorchTrainer(
-        _work,
-        train_loop_config={"worker": settings},
+    work: Callable[[dict[str, Any]], Any] = _work
+    trainer: Any = TorchTrainer(
+        work,
+        train_loop_config={"worker": settings, "stop": request},
         torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if config.use_gpu else "gloo"),
         scaling_config=ScalingConfig(
             num_workers=config.num_workers,
@@ -86,7 +156,7 @@ def _fit(settings: WorkerSettings) -> None:
         ),
     )
     try:
-        trainer.fit()
+        return bool(trainer.fit().return_value)
     except WorkerGroupError as error:
         refused = [failure for failure in error.worker_failures.values() if isinstance(failure, UserMistakeError)]
         if refused:
@@ -106,6 +176,8 @@ def train(
 ) -> dict[str, Any]:
     """Trains every stage under Ray Train and DeepSpeed; running it again goes on where it stopped.
 
+    In the main thread, a first SIGINT or SIGTERM asks for a checkpoint and the end, a second one ends at once.
+
     Args:
         dataset: URI of a prepared data set.
         uri: directory to publish to; stages lie in folders of their names.
@@ -121,6 +193,7 @@ def train(
     Raises:
         ValueError: settings that contradict each other or what is published there already, or no checkpoint is left
             that may be trusted.
+        InterruptedTraining: a signal came.
     """
     if loader.streams < config.num_workers:
         raise ValueError(
@@ -146,12 +219,16 @@ def train(
         )
     texts = item_texts(data.catalogue())
     shapes = [model, *(model_of(model, stage.control) for stage in config.all_stages())]
-    states = {
-        shape.pretrained: encode_catalogue(texts, shape, join(absolute(uri), "states"), workers=config.num_workers)
-        for shape in {shape.pretrained: shape for shape in shapes}.values()
-    }
-    settings = WorkerSettings(absolute(dataset), absolute(uri), states, model, loader, config, seed, provenance, key)
-    _fit(settings)
+
+    def work(request: Any) -> bool:
+        states = {
+            shape.pretrained: encode_catalogue(texts, shape, join(absolute(uri), "states"), workers=config.num_workers)
+            for shape in {shape.pretrained: shape for shape in shapes}.values()
+        }
+        about = WorkerSettings(absolute(dataset), absolute(uri), states, model, loader, config, seed, provenance, key)
+        return _fit(about, request)
+
+    _until_stopped(work)
     validation = {name: manifest(join(uri, name), "weights")["validation"] for name in names}
     kept = {name: manifest(join(uri, name), "weights")["kept"] for name in names}
     publish(

@@ -3,6 +3,7 @@
 import json
 import os
 import shlex
+import signal
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -16,6 +17,7 @@ from rayrec import cli, stages
 from rayrec.cli import FAILURE, USER_MISTAKE, main
 from rayrec.stages import RunConfig, ray_session
 from rayrec.storage import publish
+from rayrec.train.notices import InterruptedTraining
 from tests.synthetic import generate, published
 
 VERBS = ("prepare", "forget", "train", "evaluate", "export", "serve", "recommend")
@@ -156,6 +158,23 @@ def test_any_other_failure_shows_its_traceback(
     assert shown.out == ""
     assert "Traceback" in shown.err
     assert str(error) in shown.err
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_training_that_a_signal_ends_tells_how_to_go_on(
+    number: int, code: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(config: RunConfig) -> dict[str, Any]:
+        raise InterruptedTraining(number, "stopped, with a checkpoint,")
+
+    monkeypatch.setitem(cli.STAGES, "train", interrupted)
+    assert main(["train", "--set", "run=my runs/a"]) == code
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err == (
+        f"rayrec train: stopped, with a checkpoint, on {signal.Signals(number).name}; to go on: "
+        "rayrec train --set 'run=my runs/a'\n"
+    )
 
 
 def test_a_librarys_value_error_under_our_code_is_no_mistake_of_the_user(
