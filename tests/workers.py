@@ -24,7 +24,7 @@ from rayrec.text import item_texts
 from rayrec.train.config import TrainConfig
 from rayrec.train.engine import Engine
 from rayrec.train.initial import model_of
-from rayrec.train.loop import NOTHING
+from rayrec.train.notices import NOTHING
 from rayrec.train.validate import Validation
 from rayrec.train.worker import CHECKPOINTS, Worker, WorkerSettings
 from tests.tiny import states_in_process

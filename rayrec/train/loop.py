@@ -19,9 +19,7 @@ from rayrec.models.recommender import ModelInput
 from rayrec.schema import Batch
 from rayrec.train.config import StageConfig, TrainConfig
 from rayrec.train.engine import Engine
-
-NOTHING, SAVE, STOP = 0, 1, 2
-"""What a worker may be asked for between two steps: nothing, a checkpoint, or a checkpoint and an end."""
+from rayrec.train.notices import SAVE, STOP
 
 
 class Stopped(Exception):  # noqa: N818 (nothing went wrong)
@@ -93,7 +91,7 @@ class Callbacks:
     Attributes:
         validate: (trainable parameters, step) to a value, higher is better, equal on all ranks.
         after_step: (state, the step's weighted LOSSES over all ranks, global counts) for progress and logs.
-        notice: NOTHING, SAVE or STOP, as this rank was asked; cheap.
+        notice: notices.NOTHING, SAVE or STOP, as this rank was asked; cheap.
         keep: stores the micro-batches of a step that ended the run; returns the URI of the folder.
     """
 

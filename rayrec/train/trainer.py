@@ -15,7 +15,7 @@ from typing import Any
 
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError
-from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
+from ray.train import FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2._internal.execution.context import get_train_context
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -25,38 +25,18 @@ from rayrec.config import is_refusal
 from rayrec.data.config import LoaderConfig
 from rayrec.data.dataset import Dataset
 from rayrec.models.config import ModelConfig
-from rayrec.storage import absolute, download_directory, folder_names, is_published, join, manifest, publish
+from rayrec.storage import absolute, download_directory, is_published, join, manifest, publish
 from rayrec.text import item_texts
 from rayrec.train.checkpoint import checkpoint_key
 from rayrec.train.config import TrainConfig
+from rayrec.train.initial import model_of
 from rayrec.train.loop import Stopped
 from rayrec.train.notices import NOTHING, Notices, listening
-from rayrec.train.worker import Worker, WorkerSettings, model_of
+from rayrec.train.worker import Worker, WorkerSettings
 
-CHECKPOINTS, FIT = "checkpoints", "fit"
-"""Folder and name of the fit, below what is published."""
+FIT = "fit"
+"""Folder of Ray Train's own notes, below what is published; checkpoints are ours."""
 _ANSWER_S, _LISTENS_S = 10, 30
-
-
-class RayCheckpoints:
-    """Checkpoints by ray.train.report, which merges the ranks' files into the run's storage."""
-
-    def __init__(self, uri: str) -> None:
-        """Args:
-        uri: the folder they lie in.
-        """
-        self.uri = uri
-
-    def newest_first(self) -> list[str]:
-        """What Ray took over last, then all others by name, which is a time of day: clocks of nodes may differ."""
-        found = ray.train.get_checkpoint()
-        newest = "" if found is None else os.path.basename(found.path.rstrip("/"))
-        names = [name for name in folder_names(self.uri) if name.startswith("checkpoint_")]
-        return [join(self.uri, name) for name in sorted(names, key=lambda name: (name == newest, name), reverse=True)]
-
-    def put(self, directory: str, metrics: Mapping[str, float]) -> None:
-        """A barrier: every rank reports at the same step."""
-        ray.train.report(dict(metrics), checkpoint=Checkpoint.from_directory(directory))
 
 
 class UserMistakeError(Exception):
@@ -104,9 +84,8 @@ def _work(settings: dict[str, Any]) -> bool:
             pretrained: download_directory(uri, os.path.join(directory, f"states_{pretrained}"))
             for pretrained, uri in local.states.items()
         }
-        checkpoints = RayCheckpoints(join(local.uri, CHECKPOINTS, FIT))
         try:
-            Worker(replace(local, states=states), checkpoints, ray.train.torch.get_device(), notice).run()
+            Worker(replace(local, states=states), notice, ray.train.torch.get_device()).run()
         except Stopped:
             return True
         except ValueError as error:
@@ -150,8 +129,7 @@ def _fit(settings: WorkerSettings, request: Any) -> bool:
         ),
         run_config=RunConfig(
             name=FIT,
-            storage_path=join(settings.uri, CHECKPOINTS),
-            checkpoint_config=CheckpointConfig(num_to_keep=config.checkpoints_kept),
+            storage_path=absolute(settings.uri),
             failure_config=FailureConfig(max_failures=config.max_failures),
         ),
     )

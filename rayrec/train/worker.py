@@ -64,7 +64,7 @@ class Worker:
     def __init__(self, settings: WorkerSettings, notice: Callable[[], int], device: torch.device) -> None:
         """Args:
         settings: what to do.
-        notice: loop.NOTHING, SAVE or STOP, as this worker was asked; cheap.
+        notice: notices.NOTHING, SAVE or STOP, as this worker was asked; cheap.
         device: to train on.
         """
         self.settings = settings
@@ -205,5 +205,7 @@ class Worker:
 
     def _log(self, prefix: str, step: int, values: Mapping[str, float]) -> None:
         if self.log is not None:
-            figures = {name: value if math.isfinite(value) else None for name, value in values.items()}  # JSON has no NaN
+            figures = {
+                name: value if math.isfinite(value) else None for name, value in values.items()
+            }  # JSON has no NaN
             self.log.log(step, **{f"{prefix}/{name}": value for name, value in figures.items()})

@@ -94,9 +94,7 @@ def test_a_killed_run_ends_to_the_bit_where_an_undisturbed_one_ends(
 
 @pytest.mark.parametrize("point", KILLS)
 @pytest.mark.parametrize("zero_stage", ZERO_STAGES)
-def test_a_killed_run_repeats_no_more_than_a_checkpoint_interval(
-    outcome: Outcome, zero_stage: int, point: str
-) -> None:
+def test_a_killed_run_repeats_no_more_than_a_checkpoint_interval(outcome: Outcome, zero_stage: int, point: str) -> None:
     times = Counter(outcome.resumed[zero_stage, point].logged_steps("all"))
     assert sorted(times) == list(range(1, STEPS + 1))
     # What the last interval's checkpoint was still being stored for is repeated too.

@@ -16,7 +16,8 @@ from rayrec.data.loader import Step
 from rayrec.storage import manifest
 from rayrec.train import worker
 from rayrec.train.config import ParameterGroup, StageConfig, TrainConfig
-from rayrec.train.loop import NOTHING, SAVE, STOP, Callbacks, Feed, LoopState, Stopped, run_stage, seed_of
+from rayrec.train.loop import Callbacks, Feed, LoopState, Stopped, run_stage, seed_of
+from rayrec.train.notices import NOTHING, SAVE, STOP
 from rayrec.train.validate import Validation
 from tests import tiny
 from tests.workers import settings
