@@ -71,14 +71,14 @@ def fingerprint(texts: Sequence[str], config: ModelConfig) -> str:
     return digest.hexdigest()[:16]
 
 
-def encode_catalogue(texts: Sequence[str], config: ModelConfig, uri: str, *, workers: int = 1) -> str:
+def encode_catalogue(texts: Sequence[str], config: ModelConfig, uri: str, *, workers: tuple[int, int] = (1, 1)) -> str:
     """Encodes texts by Ray Data and publishes their states below the first trainable layer.
 
     Args:
         texts: in dense-index order.
         config: the language model and the split.
         uri: parent directory; the states lie in a folder named by their fingerprint and are made only once.
-        workers: concurrent encoders.
+        workers: at least and at most so many concurrent encoders.
 
     Returns:
         The URI of the folder, for load_states().
@@ -89,14 +89,14 @@ def encode_catalogue(texts: Sequence[str], config: ModelConfig, uri: str, *, wor
     order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
     table = pa.table({"index": pa.array(order, pa.int64()), "text": [texts[index] for index in order]})
     # Blocks are cut here: a repartition task would wait for ever for a CPU where the encoders hold all of them.
-    step = max(-(-len(texts) // (4 * workers)), 1)
+    step = max(-(-len(texts) // (4 * workers[1])), 1)
     blocks = [table.slice(start, step) for start in range(0, len(texts), step)]
     encoded = ray.data.from_arrow(blocks).map_batches(
         _Encode,
         fn_constructor_args=(config,),
         batch_size=256,
         batch_format="pyarrow",
-        compute=ray.data.ActorPoolStrategy(size=workers),
+        compute=ray.data.ActorPoolStrategy(min_size=workers[0], max_size=workers[1]),
         num_cpus=1,
     )
     parts = pa.concat_tables(ray.get(encoded.to_arrow_refs())).sort_by("index")

@@ -31,8 +31,8 @@ from rayrec.train.loop import LoopState
 
 KEY_ENV = "RAYREC_CHECKPOINT_KEY"
 OF_THE_MACHINES = (
-    *("num_workers", "use_gpu", "cpus_per_worker", "zero_stage"),
-    *("checkpoint_every", "checkpoints_kept", "max_failures"),
+    *("num_workers", "min_workers", "use_gpu", "cpus_per_worker", "zero_stage"),
+    *("checkpoint_every", "checkpoint_minutes", "checkpoints_kept", "max_failures", "hang_seconds"),
     *("wandb_project", "wandb_mode", "trace_steps"),
 )
 """Keys of TrainConfig that do not tell one run from another."""

@@ -63,6 +63,11 @@ DEFAULT_STAGES = (
 class TrainConfig(BaseModel):
     """Ray Train and DeepSpeed; the one source of every hyper-parameter.
 
+    With `min_workers` training starts, and goes on after a loss, with as many workers as there is room for, from so
+    many up to `num_workers`; without it, it waits for room for all. `max_failures` counts deaths without notice; nodes that
+    Ray has announced to be taken count for nothing. Where one phase of a step lasts `hang_seconds`, the rank that holds
+    up the others is named, and the workers start again.
+
     Validation chooses by NDCG at `validation_k`, deeper than the report looks, for the top ten alone are too few to
     choose by; it ranks for `validation_users` at most.
 
@@ -85,6 +90,7 @@ class TrainConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     num_workers: int = Field(2, ge=1)
+    min_workers: int | None = Field(None, ge=1)
     use_gpu: bool = False
     cpus_per_worker: float = Field(1, gt=0)
     zero_stage: Literal[0, 1, 2, 3] = 2
@@ -102,6 +108,7 @@ class TrainConfig(BaseModel):
     wandb_project: str | None = Field(None, min_length=1)
     wandb_mode: Literal["online", "offline"] = "online"
     trace_steps: int = Field(0, ge=0)
+    hang_seconds: float = Field(600, gt=0)
     start_from: str | None = None
     stages: tuple[StageConfig, ...] = DEFAULT_STAGES
     controls: tuple[Literal["random_weights", "shuffled_texts"], ...] = ()
@@ -126,6 +133,20 @@ class TrainConfig(BaseModel):
         controls = (stage.control for stage in self.all_stages())
         starts = [start for control in dict.fromkeys(controls) if (start := zero_shot_of(control)) is not None]
         return tuple(dict.fromkeys([ZERO_SHOT, *starts, *(stage.name for stage in self.all_stages())]))
+
+    @property
+    def fewest_workers(self) -> int:
+        """With so many workers training runs."""
+        return self.num_workers if self.min_workers is None else self.min_workers
+
+    @model_validator(mode="after")
+    def _workers_in_order(self) -> "TrainConfig":
+        if self.fewest_workers > self.num_workers:
+            raise ValueError(
+                f"train.min_workers={self.min_workers} is above train.num_workers={self.num_workers}, the most there "
+                "are; lower it, or set null to train with num_workers only"
+            )
+        return self
 
     @model_validator(mode="after")
     def _stages_in_order(self) -> "TrainConfig":

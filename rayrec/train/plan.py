@@ -111,6 +111,8 @@ def plan(
 ) -> dict[str, Any]:
     """What `train` would take, as JSON values: bytes, parameters, steps; `unknown` and `shortages` in words.
 
+    Where the number of workers is a range, all is for the fewest, each of which holds the most.
+
     Args:
         dataset: URI; it need not be published.
         model: shape of the recommender.
@@ -119,8 +121,10 @@ def plan(
         resources: what there is.
     """
     data = Dataset(dataset) if is_published(dataset) else None
+    most, config = config.num_workers, config.model_copy(update={"num_workers": config.fewest_workers})
     made: dict[str, Any] = {
         "workers": config.num_workers,
+        "most_workers": most,
         "device": "GPU" if config.use_gpu else "CPU",
         "zero_stage": config.zero_stage,
         "resources": asdict(resources),
@@ -218,7 +222,7 @@ def shortages(
 
     workers, where = config.num_workers, resources.where
     remedy = "each worker reads at least one: lower train.num_workers, or raise loader.streams in a new run"
-    check("loader.streams", loader.streams, workers, remedy)
+    check("loader.streams", loader.streams, made["most_workers"], remedy)
     check(
         f"CPUs of {where}",
         resources.cpus,
@@ -248,7 +252,8 @@ def plan_lines(made: Mapping[str, Any]) -> list[str]:
         made: of plan().
     """
     device, zero, states, epoch = made["device"], made["zero_stage"], made["catalogue_states"], made["epoch"]
-    lines = [f"{made['workers']} {device} workers, ZeRO {zero}, fp32; megabytes a {device} worker by ZeRO stage"]
+    more = "" if made["most_workers"] == made["workers"] else f" (up to {made['most_workers']})"
+    lines = [f"{made['workers']}{more} {device} workers, ZeRO {zero}, fp32; megabytes a {device} worker by ZeRO stage"]
     titles = [f"states {number}" for number in ZERO_STAGES] + ["buffers", "deepspeed 2", "3"]
     lines.append(f"{'stage':<24}{'parameters':>13}{'trainable':>12}{'steps':>8}{'epochs':>8}" + _cells(titles))
     for name, stage in made["stages"].items():

@@ -8,9 +8,10 @@ watcher leaves it.
 import os
 import tempfile
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
+from math import ceil
 from typing import Any
 
 import ray
@@ -27,7 +28,7 @@ from rayrec.data.dataset import Dataset
 from rayrec.models.config import ModelConfig
 from rayrec.storage import absolute, download_directory, is_published, join, manifest, publish
 from rayrec.text import item_texts
-from rayrec.train.checkpoint import checkpoint_key
+from rayrec.train.checkpoint import OF_THE_MACHINES, checkpoint_key
 from rayrec.train.config import TrainConfig
 from rayrec.train.initial import model_of
 from rayrec.train.loop import Stopped
@@ -118,12 +119,16 @@ def _fit(settings: WorkerSettings, request: Any) -> bool:
     """Runs the workers; returns whether they were stopped. A user's mistake among them comes out as a ValueError."""
     config = settings.config
     work: Callable[[dict[str, Any]], Any] = _work
+    workers: Any = config.num_workers if config.min_workers is None else (config.min_workers, config.num_workers)
     trainer: Any = TorchTrainer(
         work,
         train_loop_config={"worker": settings, "stop": request},
-        torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if config.use_gpu else "gloo"),
+        torch_config=TorchConfig(
+            backend="cpu:gloo,cuda:nccl" if config.use_gpu else "gloo",
+            timeout_s=ceil(2 * config.hang_seconds + _ANSWER_S),  # the watchdog, which names the rank, comes first
+        ),
         scaling_config=ScalingConfig(
-            num_workers=config.num_workers,
+            num_workers=workers,
             use_gpu=config.use_gpu,
             resources_per_worker={"CPU": config.cpus_per_worker, **({"GPU": 1} if config.use_gpu else {})},
         ),
@@ -140,6 +145,21 @@ def _fit(settings: WorkerSettings, request: Any) -> bool:
         if refused:
             raise ValueError(str(refused[0])) from error
         raise
+
+
+def _determining(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A run's config without what may change while it goes on."""
+    return {
+        **config,
+        "train": {key: value for key, value in config.get("train", {}).items() if key not in OF_THE_MACHINES},
+    }
+
+
+def _check_stages(uris: Sequence[str], provenance: Mapping[str, Any]) -> None:
+    """Refuses stages that are there with another config."""
+    for uri in filter(is_published, uris):
+        if _determining(manifest(uri, "weights")["config"]) != _determining(provenance["config"]):
+            raise ValueError(f"{uri} was trained with another config; use another run folder, or the config it had")
 
 
 def train(
@@ -179,15 +199,11 @@ def train(
             "least one stream: lower train.num_workers, or raise loader.streams in a new run"
         )
     if is_published(uri):
-        found = manifest(uri, "training")
-        if found["config"] != provenance["config"]:
+        if _determining(manifest(uri, "training")["config"]) != _determining(provenance["config"]):
             raise ValueError(f"{absolute(uri)} was trained with another config; use another run folder")
-        return found
+        return manifest(uri, "training")
     names = config.systems()
-    for name in names:
-        part = join(absolute(uri), name)
-        if is_published(part) and manifest(part, "weights")["config"] != provenance["config"]:
-            raise ValueError(f"{part} was trained with another config; use another run folder, or the config it had")
+    _check_stages([join(absolute(uri), name) for name in names], provenance)
     key = checkpoint_key()
     data = Dataset(dataset)
     if data.history_length + 2 > model.max_positions:
@@ -198,9 +214,11 @@ def train(
     texts = item_texts(data.catalogue())
     shapes = [model, *(model_of(model, stage.control) for stage in config.all_stages())]
 
+    workers = config.fewest_workers, config.num_workers
+
     def work(request: Any) -> bool:
         states = {
-            shape.pretrained: encode_catalogue(texts, shape, join(absolute(uri), "states"), workers=config.num_workers)
+            shape.pretrained: encode_catalogue(texts, shape, join(absolute(uri), "states"), workers=workers)
             for shape in {shape.pretrained: shape for shape in shapes}.values()
         }
         about = WorkerSettings(absolute(dataset), absolute(uri), states, model, loader, config, seed, provenance, key)

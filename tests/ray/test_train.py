@@ -45,7 +45,7 @@ FIT = TrainConfig(
     ),
 )
 LOADER = LoaderConfig(streams=2, slots_per_batch=200, num_negatives=16)
-ABOUT = {"config": {"name": "test"}, "code": "test"}
+ABOUT: dict[str, Any] = {"config": {"name": "test"}, "code": "test"}
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +102,8 @@ def test_the_same_command_again_returns_at_once_and_another_config_is_refused(
     before = sorted((path, path.stat().st_mtime_ns) for path in Path(weights).rglob("*"))
     assert fit(data, weights, model) == verify(weights, "training")
     assert sorted((path, path.stat().st_mtime_ns) for path in Path(weights).rglob("*")) == before
+    other_machines = {"config": {**ABOUT["config"], "train": {"num_workers": 9, "hang_seconds": 5}}}
+    assert fit(data, weights, model, provenance=other_machines) == verify(weights, "training")
     with pytest.raises(ValueError, match="was trained with another config; use another run folder"):
         fit(data, weights, model, provenance={"config": {"name": "other"}})
 
@@ -179,16 +181,16 @@ def test_the_catalogue_encoded_by_ray_is_that_of_one_process_and_is_made_once(
     data: Dataset, model: ModelConfig, tmp_path: Path
 ) -> None:
     texts = item_texts(data.catalogue())
-    uri = encode_catalogue(texts, model, str(tmp_path), workers=2)
+    uri = encode_catalogue(texts, model, str(tmp_path), workers=(1, 2))
     verify(uri, "states")
     made, expected = load_states(uri), states_in_process(texts, load_encoder(model)[0])
     assert len(made) == len(texts)
     np.testing.assert_array_equal(made.offsets_N1, expected.offsets_N1)
     np.testing.assert_allclose(made.flat_SH, expected.flat_SH, rtol=1e-5, atol=1e-5)
     before = (Path(uri) / "states.bin").stat().st_mtime_ns
-    assert encode_catalogue(texts, model, str(tmp_path), workers=2) == uri
+    assert encode_catalogue(texts, model, str(tmp_path), workers=(1, 2)) == uri
     assert (Path(uri) / "states.bin").stat().st_mtime_ns == before
     for other_texts, other in ((texts[1:], model), (texts, model.model_copy(update={"trainable_layers": 1}))):
-        target = encode_catalogue(other_texts, other, str(tmp_path), workers=1)
+        target = encode_catalogue(other_texts, other, str(tmp_path))
         assert target != uri
         assert is_published(target)

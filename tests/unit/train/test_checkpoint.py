@@ -42,6 +42,7 @@ def test_only_what_the_machines_are_does_not_tell_one_run_from_another() -> None
         return run_of(dataset, seed, model=ModelConfig(), loader=LoaderConfig(), config=config)
 
     assert of(num_workers=3, zero_stage=3, use_gpu=True, checkpoint_every=7, max_failures=9) == of()
+    assert of(min_workers=1, hang_seconds=9) == of()
     for other in (of(dataset="e"), of(seed=1), of(clip=2.0), of(stages=[])):
         assert other != of()
     assert set(OF_THE_MACHINES) < set(TrainConfig.model_fields)

@@ -53,6 +53,13 @@ def test_controls_have_the_start_of_what_they_control() -> None:
         TrainConfig(controls=("random_weights",), start_from="runs/other/weights/tuned")
 
 
+def test_workers_are_a_number_or_a_range() -> None:
+    assert TrainConfig(num_workers=3).fewest_workers == 3
+    assert TrainConfig(num_workers=3, min_workers=2).fewest_workers == 2
+    with pytest.raises(ValidationError, match=r"train\.min_workers=4 is above train\.num_workers=3"):
+        TrainConfig(num_workers=3, min_workers=4)
+
+
 def test_an_unknown_parameter_group_is_refused() -> None:
     with pytest.raises(ValidationError, match="learning_rates"):
         stage("a", learning_rates={"everything": 1e-3})

@@ -185,6 +185,18 @@ def test_what_is_too_little_is_named(data: Dataset, language_model: str) -> None
     assert on_cpu["training"] > 0
 
 
+def test_a_range_of_workers_is_planned_for_the_fewest(data: Dataset, language_model: str) -> None:
+    config = tiny.model_config(language_model)
+    poor = Resources("a small machine", 2, 0, None, None)
+    elastic = made(data.uri, config, poor, num_workers=5, min_workers=2)
+    fewest = made(data.uri, config, poor, num_workers=2)
+    assert elastic["stages"] == fewest["stages"]
+    assert elastic["host"] == fewest["host"]
+    assert [each["of"] for each in elastic["shortages"]] == ["loader.streams"]
+    assert plan_lines(elastic)[0].startswith("2 (up to 5) CPU workers, ")
+    assert plan_lines(fewest)[0].startswith("2 CPU workers, ")
+
+
 def test_a_plan_is_stable_and_is_json(data: Dataset, language_model: str) -> None:
     config = tiny.model_config(language_model)
     found = made(data.uri, config)
