@@ -64,9 +64,9 @@ class TrainConfig(BaseModel):
     """Ray Train and DeepSpeed; the one source of every hyper-parameter.
 
     With `min_workers` training starts, and goes on after a loss, with as many workers as there is room for, from so
-    many up to `num_workers`; without it, it waits for room for all. `max_failures` counts deaths without notice; nodes that
-    Ray has announced to be taken count for nothing. Where one phase of a step lasts `hang_seconds`, the rank that holds
-    up the others is named, and the workers start again.
+    many up to `num_workers`; without it, it waits for room for all. `max_failures` counts deaths without notice; nodes
+    that Ray has announced to be taken count for nothing. Where one phase of a step lasts `hang_seconds`, the rank that
+    holds up the others is named, and the workers start again.
 
     Validation chooses by NDCG at `validation_k`, deeper than the report looks, for the top ten alone are too few to
     choose by; it ranks for `validation_users` at most.
