@@ -5,11 +5,14 @@ A directory without a manifest is no artifact; a file that the manifest does not
 
 import hashlib
 import json
+import logging
 import os
+import random
 import shutil
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import metadata, util
-from typing import Any
+from typing import Any, TypeVar
 
 import fsspec
 
@@ -17,6 +20,10 @@ ALLOWED_SCHEMES = ("file", "s3", "gs", "abfs", "hdfs", "memory", "package")
 MANIFEST = "manifest.json"
 _COPIED_AT_ONCE = 1 << 20
 RECORDED_PACKAGES = ("rayrec", "ray", "torch", "transformers", "deepspeed", "peft", "pyarrow", "numpy")
+WAITS = (0.75, 3.0, 12.0, 48.0)
+"""Seconds between tries of a storage that fails: about a minute in all."""
+Value = TypeVar("Value")
+logger = logging.getLogger(__name__)
 
 
 def absolute(uri: str) -> str:
@@ -60,6 +67,32 @@ def located(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
         remedy = "pip install 'rayrec[s3]'" if uri.startswith("s3://") else "install the package it names"
         raise ValueError(f"{uri!r} needs a package that is not installed ({error}); {remedy}") from error
     return filesystem, path
+
+
+def retried(work: Callable[[], Value], what: str, *, waits: Sequence[float], stop: threading.Event) -> Value:
+    """What `work` returns, tried again where the storage fails.
+
+    Args:
+        work: reads or writes, and can be repeated.
+        what: it does, for messages.
+        waits: seconds before each further try; half of it to one and a half, lest all ranks come back at once.
+        stop: once set, no further try is made.
+
+    Raises:
+        FileNotFoundError: at once, for that is an answer.
+        OSError: the last try failed too.
+    """
+    for number, wait in enumerate((*waits, None), start=1):
+        try:
+            return work()
+        except FileNotFoundError:
+            raise
+        except Exception as error:  # each kind of storage raises its own; few of them are OSErrors
+            seen = f"{what} failed: {type(error).__name__}: {error}"
+            if wait is None or stop.wait(wait * random.SystemRandom().uniform(0.5, 1.5)):
+                raise OSError(f"{seen} (tried {number} times)") from error
+            logger.warning(f"{seen}; it is tried again")
+    raise AssertionError("the last try returns or raises")
 
 
 def exists(uri: str) -> bool:
@@ -132,16 +165,38 @@ def fetch_file(uri: str, local: str) -> dict[str, Any]:
     return file_entry(local)
 
 
+def local_files(directory: str) -> Iterator[tuple[str, str]]:
+    """Relative name, with slashes, and path of every file below a local directory, sorted."""
+    paths = sorted(os.path.join(folder, name) for folder, _, names in os.walk(directory) for name in names)
+    for path in paths:
+        yield os.path.relpath(path, directory).replace(os.sep, "/"), path
+
+
+def upload_file(local: str, uri: str) -> dict[str, Any]:
+    """Copies a local file piece by piece, whole or not at all; returns its manifest entry."""
+    filesystem, path = located(uri)
+    is_local = "file" in filesystem.protocol
+    if is_local:
+        filesystem.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
+    part = f"{path}.{os.getpid()}" if is_local else path
+    with open(local, "rb") as source, filesystem.open(part, "wb") as target:
+        shutil.copyfileobj(source, target, _COPIED_AT_ONCE)
+    if is_local:
+        os.replace(part, path)
+    return file_entry(local)
+
+
 def upload_directory(local: str, uri: str) -> dict[str, dict[str, Any]]:
     """Copies every file below a local directory to `uri` and returns their manifest entries by relative path."""
-    entries = {}
-    for folder, _, names in os.walk(local):
-        for name in names:
-            path = os.path.join(folder, name)
-            relative = os.path.relpath(path, local).replace(os.sep, "/")
-            with open(path, "rb") as file:
-                entries[relative] = write_bytes(join(uri, relative), file.read())
-    return entries
+    return {name: upload_file(path, join(uri, name)) for name, path in local_files(local)}
+
+
+def remove(uri: str) -> None:
+    """Removes a folder, its manifest first: what a removal that is cut short leaves is no artifact."""
+    filesystem, path = located(uri)
+    if filesystem.exists(join(path, MANIFEST)):
+        filesystem.rm_file(join(path, MANIFEST))
+    filesystem.rm(path, recursive=True)
 
 
 def download_directory(uri: str, local: str) -> str:

@@ -33,25 +33,18 @@ class StageSaving:
 
     def resume(self) -> LoopState | None:
         """Sets engine and reader to the newest checkpoint of the stage; None where there is none."""
-        found = self._found()
+        found = self.checkpoints.resume(self.engine, self.stage)
         if found is None:
             return None
         state, reader = found
         self.loader.load_state_dict(reader)
-        return state
-
-    def _found(self) -> tuple[LoopState, dict[str, Any]] | None:
-        found = self.checkpoints.resume(self.engine, self.stage)
-        if found is None:
-            return None
-        if found.converted:
+        if self.checkpoints.converted:
             self.saved_at = -self.seconds  # due at once: the next start need not convert again
-        return found.state, found.reader
+        return state
 
     def restore(self) -> LoopState | None:
         """Sets the engine to the newest checkpoint of the stage and leaves the reader where it is."""
-        self.drain()
-        found = self._found()
+        found = self.checkpoints.resume(self.engine, self.stage)
         return None if found is None else found[0]
 
     def save(self, state: LoopState) -> None:

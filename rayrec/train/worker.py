@@ -21,14 +21,16 @@ from rayrec.models.ranker import Ranker, catalogue_vectors, load_other_weights, 
 from rayrec.models.recommender import LOSSES, Recommender
 from rayrec.storage import fingerprint, is_published, join, publish, upload_directory
 from rayrec.tracking import MetricsLog, Progress
-from rayrec.train.checkpoint import Checkpoints, Trust, run_of
+from rayrec.train.checkpoint import Checkpoints
 from rayrec.train.collate import Collate, pooled_profiles
 from rayrec.train.config import Control, StageConfig, TrainConfig, zero_shot_of
 from rayrec.train.engine import Engine
 from rayrec.train.initial import Initial, Texts, pool
 from rayrec.train.loop import Callbacks, Feed, LoopState, run_stage, seed_of
 from rayrec.train.saving import StageSaving, keep_rows
+from rayrec.train.trust import Trust, run_of
 from rayrec.train.validate import Validation, calibrate
+from rayrec.train.watchdog import Watchdog
 
 CHECKPOINTS, ENDED = "checkpoints", "ended"
 """Folders of the run: of its checkpoints, and of the rows of a step that ended it."""
