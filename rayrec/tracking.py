@@ -133,7 +133,7 @@ def _quiet() -> dict[str, Any]:
 
 
 class WandbRun:
-    """One run of Weights & Biases, gone on with by whoever gives the same identity; it takes figures and nothing else.
+    """One run of Weights & Biases, gone on with by whoever names the same; it takes figures and nothing else.
 
     Neither the machine, the code, the console nor usage of the package is reported.
     """
@@ -144,15 +144,15 @@ class WandbRun:
         *,
         project: str,
         mode: Literal["online", "offline"],
-        identity: Mapping[str, Any],
-        config: Mapping[str, Any],
+        run: Mapping[str, Any],
+        uri: str,
     ) -> None:
         """Args:
         directory: a local directory; its folder wandb/ holds what is, or offline is to be, sent.
         project: its name.
         mode: online sends at once, offline writes files for `wandb sync`; so does online where nobody answers.
-        identity: JSON values that tell the run from all others, and are the same when it is resumed.
-        config: JSON values to show beside it.
+        run: JSON values that determine the run, shown beside it.
+        uri: the run's place, which tells it from others that are alike, and is the same when it is resumed.
 
         Raises:
             ValueError: the package is not installed, or who sends is not known.
@@ -161,13 +161,14 @@ class WandbRun:
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # read when the package is imported
         import wandb  # an extra
 
+        identity = json.dumps([uri, run], sort_keys=True)
         begin = partial(
             wandb.init,
             project=project,
             dir=directory,
-            id=hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16],
+            id=hashlib.sha256(identity.encode()).hexdigest()[:16],
             resume="allow",
-            config=dict(config),
+            config=dict(run),
             settings=wandb.Settings(**_quiet()),
         )
         try:

@@ -66,6 +66,12 @@ class ModelInput:
         labels = (self.targets_BL & (self.likes_BL != UNKNOWN)).sum()
         return torch.stack([next_item, labels, self.targets_BL.any().long()]).double()
 
+    def tokens(self) -> Tensor:
+        """How many go through the language model, padding left out, []; 0 where it is frozen."""
+        if self.states_X is None:
+            return torch.zeros((), dtype=torch.float64, device=self.items_U.device)
+        return torch.stack([mask_GT.sum() for mask_GT in self.states_X.masks_GT]).sum().double()
+
 
 class Recommender(nn.Module):
     """Item vector = whitened text + adapter + gated ID; user vector = recency mean + profile + causal transformer.

@@ -19,6 +19,7 @@ from rayrec.models.recommender import ModelInput
 from rayrec.schema import Batch
 from rayrec.train.config import StageConfig, TrainConfig
 from rayrec.train.engine import Engine
+from rayrec.train.meter import Meter
 from rayrec.train.notices import SAVE, STOP
 
 
@@ -42,6 +43,7 @@ class LoopState:
         rolled_back_from: the furthest step from which the stage went back to a checkpoint; 0 where it never did.
         best: the trainable parameters there.
         finished: nothing is left to do.
+        useful_seconds, began: of the Meter.
     """
 
     step: int = 0
@@ -54,6 +56,8 @@ class LoopState:
     skipped_in_a_row: int = 0
     rolled_back_from: int = 0
     finished: bool = False
+    useful_seconds: float = 0.0
+    began: float = float("inf")
     best: Mapping[str, Tensor] = field(default_factory=dict)
 
 
@@ -62,11 +66,12 @@ def seed_of(*parts: int) -> int:
     return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:8], "big") >> 1
 
 
-def global_counts(inputs: Sequence[ModelInput]) -> Tensor:
-    """ModelInput.counts() summed over micro-batches and ranks, float64 [3]."""
-    counts = torch.stack([micro.counts() for micro in inputs]).sum(0)
+def global_counts(inputs: Sequence[ModelInput]) -> tuple[Tensor, float]:
+    """ModelInput.counts() and tokens() summed over micro-batches and ranks: float64 [3], and a number."""
+    counts = torch.stack([torch.cat([micro.counts(), micro.tokens()[None]]) for micro in inputs]).sum(0)
     dist.all_reduce(counts)
-    return counts.cpu()
+    counts = counts.cpu()
+    return counts[:3], float(counts[3])
 
 
 @dataclass(frozen=True)
@@ -156,6 +161,7 @@ def run_stage(
     stage: StageConfig,
     config: TrainConfig,
     state: LoopState,
+    meter: Meter,
 ) -> LoopState:
     """Trains one stage to its end: its last step, or when patience runs out.
 
@@ -171,6 +177,7 @@ def run_stage(
         stage: length, validation interval, patience.
         config: steps between checkpoints; how many steps may be skipped in a row.
         state: LoopState() or that of a checkpoint.
+        meter: told of every phase and step; the checkpoints hold where it stands.
 
     Returns:
         The final state; its `best` are the weights to keep.
@@ -180,18 +187,23 @@ def run_stage(
         ValueError: no row has a target; steps were skipped in a row, and going back did not help or was not possible.
     """
     if not state.best:
-        weights = engine.gathered_state()
-        state = replace(state, best_value=callbacks.validate(weights, state.step), best=weights)
+        with meter.during("validate"):
+            weights = engine.gathered_state()
+            state = replace(state, best_value=callbacks.validate(weights, state.step), best=weights)
     while True:
-        for step in feed.steps(state.epoch, state.epoch_step):
-            inputs = [feed.prepare(batch) for batch in step.batches]
-            counts = global_counts(inputs)
+        for step in meter.each("data", feed.steps(state.epoch, state.epoch_step)):
+            with meter.during("collate"):
+                inputs = [feed.prepare(batch) for batch in step.batches]
+            with meter.during("step"):
+                counts, tokens = global_counts(inputs)
             if counts[2] == 0 and state.epoch_step == 0:
                 raise ValueError("no training row has a target; check the training rows that prepare counted")
             if counts[2] == 0:
                 break
-            own_losses = engine.step(inputs, feed.seeds(state.epoch, state.epoch_step), counts, state.step)
-            agreed = _agreed(engine, own_losses, callbacks.notice(), saving)
+            with meter.during("step"):
+                own_losses = engine.step(inputs, feed.seeds(state.epoch, state.epoch_step), counts, state.step)
+                agreed = _agreed(engine, own_losses, callbacks.notice(), saving)
+            meter.stepped(float(counts[0]), tokens, useful=agreed.applied)
             state = replace(
                 state,
                 step=state.step + 1,
@@ -201,19 +213,24 @@ def run_stage(
             )
             callbacks.after_step(state, agreed.losses, counts)
             if state.skipped_in_a_row == config.max_skipped:
-                state = _rolled_back(stage, state, agreed.losses, saving, partial(callbacks.keep, step))
+                with meter.during("checkpoint"):
+                    state = _rolled_back(stage, state, agreed.losses, saving, partial(callbacks.keep, step))
+                meter.resume(state.useful_seconds, state.began)
                 continue
             if state.step == stage.steps or state.step % stage.validate_every == 0:
-                state = _validated(engine, stage, state, callbacks)
+                with meter.during("validate"):
+                    state = _validated(engine, stage, state, callbacks)
             if state.finished:
                 return state
-            saving.advance(agreed.idle)
-            if agreed.stop:
-                saving.save(state)
-                saving.drain()
-                raise Stopped
-            if agreed.applied and (agreed.save or state.step % config.checkpoint_every == 0):
-                saving.save(state)
+            with meter.during("checkpoint"):
+                saving.advance(agreed.idle)
+                due = agreed.save or state.step % config.checkpoint_every == 0
+                if agreed.stop or (agreed.applied and due):
+                    state = replace(state, useful_seconds=meter.useful_seconds, began=meter.began)
+                    saving.save(state)
+                if agreed.stop:
+                    saving.drain()
+                    raise Stopped
         state = replace(state, epoch=state.epoch + 1, epoch_step=0)
 
 

@@ -2,7 +2,7 @@
 
 import time
 from collections import defaultdict, deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, TypeVar
@@ -48,12 +48,14 @@ class _Phase:
     def __enter__(self) -> None:
         self.meter.spend()
         self.meter.phases.append(self.name)
+        self.meter.entered(self.name)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.meter.spend()
         self.meter.phases.pop()
+        self.meter.entered(self.meter.phases[-1])
 
 
 class Meter:
@@ -63,11 +65,15 @@ class Meter:
     `useful_seconds` is in every checkpoint, so that steps which are repeated after a failure count once.
     """
 
-    def __init__(self, stage: str, began: float | None = None) -> None:
+    def __init__(
+        self, stage: str, began: float | None = None, entered: Callable[[str], None] = lambda phase: None
+    ) -> None:
         """Args:
         stage: what is done before the first begin().
         began: when the run first began, Unix seconds; None for now.
+        entered: told of every phase that begins or goes on.
         """
+        self.entered = entered
         self.made_at = self.last = time.monotonic()
         self.made, self.began = time.time(), time.time()
         self.useful_seconds = 0.0

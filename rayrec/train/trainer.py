@@ -28,11 +28,12 @@ from rayrec.data.dataset import Dataset
 from rayrec.models.config import ModelConfig
 from rayrec.storage import absolute, download_directory, is_published, join, manifest, publish
 from rayrec.text import item_texts
-from rayrec.train.checkpoint import OF_THE_MACHINES, checkpoint_key
+from rayrec.tracking import require_wandb
 from rayrec.train.config import TrainConfig
 from rayrec.train.initial import model_of
 from rayrec.train.loop import Stopped
 from rayrec.train.notices import NOTHING, Notices, listening
+from rayrec.train.trust import OF_THE_MACHINES, checkpoint_key
 from rayrec.train.worker import Worker, WorkerSettings
 
 FIT = "fit"
@@ -198,6 +199,8 @@ def train(
             f"loader.streams={loader.streams} is below train.num_workers={config.num_workers}; each worker reads at "
             "least one stream: lower train.num_workers, or raise loader.streams in a new run"
         )
+    if config.wandb_project is not None:
+        require_wandb()
     if is_published(uri):
         if _determining(manifest(uri, "training")["config"]) != _determining(provenance["config"]):
             raise ValueError(f"{absolute(uri)} was trained with another config; use another run folder")

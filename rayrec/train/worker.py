@@ -2,9 +2,11 @@
 
 import math
 import os
+import sys
 import tempfile
+import time
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,14 +22,16 @@ from rayrec.models.config import ModelConfig
 from rayrec.models.ranker import Ranker, catalogue_vectors, load_other_weights, load_weights, save_weights
 from rayrec.models.recommender import LOSSES, Recommender
 from rayrec.storage import fingerprint, is_published, join, publish, upload_directory
-from rayrec.tracking import MetricsLog, Progress
+from rayrec.tracking import MetricsLog, Progress, WandbRun
 from rayrec.train.checkpoint import Checkpoints
 from rayrec.train.collate import Collate, pooled_profiles
-from rayrec.train.config import Control, StageConfig, TrainConfig, zero_shot_of
+from rayrec.train.config import ZERO_SHOT, Control, StageConfig, TrainConfig, zero_shot_of
 from rayrec.train.engine import Engine
 from rayrec.train.initial import Initial, Texts, pool
-from rayrec.train.loop import Callbacks, Feed, LoopState, run_stage, seed_of
+from rayrec.train.loop import Callbacks, Feed, LoopState, Stopped, run_stage, seed_of
+from rayrec.train.meter import Meter
 from rayrec.train.saving import StageSaving, keep_rows
+from rayrec.train.trace import trace
 from rayrec.train.trust import Trust, run_of
 from rayrec.train.validate import Validation, calibrate
 from rayrec.train.watchdog import Watchdog
@@ -47,6 +51,7 @@ class WorkerSettings:
         model, loader, config, seed: as in the run's config.
         about: provenance, stored with every stage.
         checkpoint_key: by which checkpoints are signed; it travels in here, for workers lack the driver's environment.
+        began: when these were made, Unix seconds; goodput counts from there.
     """
 
     dataset: str
@@ -58,6 +63,7 @@ class WorkerSettings:
     seed: int
     about: Mapping[str, Any]
     checkpoint_key: bytes | None = field(default=None, repr=False)
+    began: float = field(default_factory=time.time)
 
 
 class Worker:
@@ -69,6 +75,9 @@ class Worker:
         notice: notices.NOTHING, SAVE or STOP, as this worker was asked; cheap.
         device: to train on.
         """
+        self.step = 0
+        self.watchdog = Watchdog(settings.config.hang_seconds)
+        self.meter = Meter(ZERO_SHOT, settings.began, entered=lambda phase: self.watchdog.beat(self.step, phase))
         self.settings = settings
         self.notice = notice
         self.device = device
@@ -82,41 +91,69 @@ class Worker:
         self.validation = Validation(valid, held_out_N, settings.config.validation_k)
         data = fingerprint(settings.dataset, "dataset")
         run = run_of(data, settings.seed, model=settings.model, loader=settings.loader, config=settings.config)
-        self.checkpoints = Checkpoints(
-            join(settings.uri, CHECKPOINTS), Trust(run, settings.checkpoint_key), keep=settings.config.checkpoints_kept
-        )
+        self.trust = Trust(run, settings.checkpoint_key)
+        kept = settings.config.checkpoints_kept
+        self.checkpoints = Checkpoints(join(settings.uri, CHECKPOINTS), self.trust, keep=kept)
         self.logs = settings.uri if "://" not in settings.uri else tempfile.mkdtemp()
-        self.log = MetricsLog(os.path.join(self.logs, "logs")) if self.rank == 0 else None
+        self.summary = join(settings.uri, "logs", "summary.json")
+        self.log = self._first_log() if self.rank == 0 else None
+
+    def _first_log(self) -> MetricsLog:
+        self.meter.restore(self.summary)
+        directory, config, uri = os.path.join(self.logs, "logs"), self.settings.config, self.settings.uri
+        project, mode = config.wandb_project, config.wandb_mode
+        wandb = WandbRun(directory, project=project, mode=mode, run=self.trust.run, uri=uri) if project else None
+        return MetricsLog(directory, wandb)
 
     def ranker(self, model: Recommender, pooled_NH: Tensor, texts: Texts) -> Ranker:
         """A Ranker over a plain model."""
         return Ranker(model, texts.profiles, catalogue_vectors(model, pooled_NH), self.stats)
 
     def run(self) -> None:
-        """Every stage that is not published yet."""
-        uri = self.settings.uri
+        """Every stage that is not published yet.
+
+        Raises:
+            Stopped: a notice asked for it.
+        """
+        with self.watchdog, closing(self.checkpoints), self.log or nullcontext():
+            try:
+                self._stages()
+            except Stopped:
+                self._tell()
+                raise
+            self._tell()
+
+    def _stages(self) -> None:
         self.zero_shot(None)
         for index, stage in enumerate(self.settings.config.all_stages()):
-            if not is_published(join(uri, stage.name)):
+            if not is_published(join(self.settings.uri, stage.name)):
                 self.zero_shot(stage.control)
                 self.run_stage(index, stage)
-        self.checkpoints.close()
-        if self.log is not None:
-            self.log.close()
+
+    def _tell(self) -> None:
+        """Where the time went; of the other ranks a trace, if anything."""
+        if self.logs != self.settings.uri:
+            upload_directory(self.logs, self.settings.uri)
+        if self.rank == 0:
+            self.meter.store(self.summary)
+            sys.stderr.write("\n".join([*self.meter.lines(), ""]))
 
     def zero_shot(self, control: Control | None) -> None:
         """Publishes the model before any training here, unless it is there or the control has no text."""
         name = zero_shot_of(control)
         if name is None or is_published(join(self.settings.uri, name)):
             return
+        self.meter.begin(name)
         model, texts = self.initial.fresh(0, control), self.initial.texts(control)
         if control is None and self.settings.config.start_from is not None:
             load_other_weights(self.settings.config.start_from, model)
             pooled_NH = pool(model, texts.catalogue)
-            metrics = self.validation(self.ranker(model, pooled_NH, texts))
+            with self.meter.during("validate"):
+                metrics = self.validation(self.ranker(model, pooled_NH, texts))
         else:
             pooled_NH = texts.anchor_NH
-            metrics = calibrate(self.ranker(model, pooled_NH, texts), self.validation)
+            with self.meter.during("validate"):
+                metrics = calibrate(self.ranker(model, pooled_NH, texts), self.validation)
         self.publish(name, model, pooled_NH, metrics, kept=True)
 
     def start(self, index: int, stage: StageConfig) -> Recommender:
@@ -129,6 +166,7 @@ class Worker:
 
     def run_stage(self, index: int, stage: StageConfig) -> None:
         """Trains one stage and publishes its best weights."""
+        self.meter.begin(stage.name)
         settings, config = self.settings, self.settings.config
         shadow, model, texts = self.start(index, stage), self.start(index, stage), self.initial.texts(stage.control)
         tunes_text = "language_model" in stage.learning_rates
@@ -151,18 +189,25 @@ class Worker:
 
         saving = StageSaving(self.checkpoints, engine, self.loader, stage.name, config.checkpoint_minutes)
         shown = Progress(f"train {stage.name}", stage.steps, unit="step") if self.rank == 0 else nullcontext()
-        with shown as progress:
+        traces = os.path.join(self.logs, "logs", stage.name)
+        with shown as progress, trace(config.trace_steps, traces, self.rank) as traced:
 
             def after_step(state: LoopState, losses: Tensor, counts: Tensor) -> None:
+                self.step = state.step
                 figures = {name: float(loss) for name, loss in zip(LOSSES, losses, strict=True)}
                 loss = sum(figures.values())
-                self._log(stage.name, state.step, {**figures, "loss": loss, "targets": float(counts[0])})
+                rates = self.meter.rates()
+                self._log(stage.name, state.step, {**figures, "loss": loss, "targets": float(counts[0]), **rates})
                 if progress is not None:
-                    progress.update(loss=loss, best=state.best_value)
+                    progress.update(1, **{"loss": loss, "best": state.best_value, **rates})
+                traced.stepped()
 
-            state = saving.resume() or LoopState()
-            if progress is not None:
-                progress.update(state.step, best=state.best_value)
+            resumed = saving.resume()
+            state = resumed or LoopState()
+            if resumed is not None:
+                self.meter.resume(state.useful_seconds, state.began)
+                if progress is not None:
+                    progress.resume(state.step)
             final = run_stage(
                 engine,
                 Feed(
@@ -182,12 +227,14 @@ class Worker:
                 stage=stage,
                 config=config,
                 state=state,
+                meter=self.meter,
             )
         engine.destroy()
         shadow.load_state_dict(dict(final.best), strict=False)
         if tunes_text:
             pooled_NH = pool(shadow, texts.catalogue)
-        metrics = self.validation(self.ranker(shadow, pooled_NH, texts))
+        with self.meter.during("validate"):
+            metrics = self.validation(self.ranker(shadow, pooled_NH, texts))
         about = {"steps": final.step, "best_step": final.best_step}
         self.publish(stage.name, shadow, pooled_NH, {**metrics, **about}, kept=final.best_step > 0)
 
@@ -195,15 +242,17 @@ class Worker:
         self, name: str, model: Recommender, pooled_NH: Tensor, metrics: Mapping[str, float], kept: bool
     ) -> None:
         """Rank 0 publishes a stage's weights; all ranks return when they are there."""
-        if self.rank == 0:
-            with tempfile.TemporaryDirectory() as directory:
-                about = {"stage": name, "validation": dict(metrics), "kept": kept}
-                save_weights(directory, model, catalogue_vectors(model, pooled_NH), about)
-                files = upload_directory(directory, join(self.settings.uri, name))
-            publish(join(self.settings.uri, name), "weights", files, **about, **self.settings.about)
-            if self.logs != self.settings.uri:
-                upload_directory(self.logs, self.settings.uri)
-        dist.barrier()
+        with self.meter.during("publish"):
+            if self.rank == 0:
+                self.meter.store(self.summary)  # a published stage's steps have counted, whatever comes
+                with tempfile.TemporaryDirectory() as directory:
+                    about = {"stage": name, "validation": dict(metrics), "kept": kept}
+                    save_weights(directory, model, catalogue_vectors(model, pooled_NH), about)
+                    files = upload_directory(directory, join(self.settings.uri, name))
+                publish(join(self.settings.uri, name), "weights", files, **about, **self.settings.about)
+                if self.logs != self.settings.uri:
+                    upload_directory(self.logs, self.settings.uri)
+            dist.barrier()
 
     def _log(self, prefix: str, step: int, values: Mapping[str, float]) -> None:
         if self.log is not None:

@@ -1,4 +1,4 @@
-"""Every ZeRO stage at world sizes 1, 2 and 4, killed at every point: it ends where the undisturbed run ends, to the bit.
+"""Every ZeRO stage at world sizes 1, 2 and 4, killed at every point: it ends to the bit where an undisturbed run ends.
 
 Everything trains, with dropout. A rank dies by SIGKILL, the others with it; the run is started again, at the same world
 size and, from the checkpoints of one point, at another.

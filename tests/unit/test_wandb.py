@@ -11,10 +11,14 @@ from typing import Any
 import pytest
 
 from rayrec import tracking
+from rayrec.data.config import LoaderConfig
+from rayrec.models.config import ModelConfig
 from rayrec.tracking import MetricsLog, WandbRun, require_wandb
+from rayrec.train.config import TrainConfig
+from rayrec.train.trainer import train
 
 BLOCK, HEADER = 32_768, 7
-IDENTITY = {"seed": 0, "uri": "s3://bucket/run"}
+RUN = {"seed": 3, "model": {"size": 8}}
 
 
 @pytest.fixture(autouse=True)
@@ -27,7 +31,7 @@ def nobody(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def begin(folder: Path, **changes: Any) -> WandbRun:
-    given: dict[str, Any] = {"project": "shop", "mode": "offline", "identity": IDENTITY, "config": {"seed": 3}}
+    given: dict[str, Any] = {"project": "shop", "mode": "offline", "run": RUN, "uri": "s3://bucket/a"}
     return WandbRun(str(folder), **{**given, **changes})
 
 
@@ -88,7 +92,10 @@ def test_nothing_else_is_told(tmp_path: Path) -> None:
     run.close()
     (path,) = files(tmp_path)
     told = [record for record in records(path) if record.HasField("run")]
-    assert {item.key: item.value_json for item in told[0].run.config.update if item.key != "_wandb"} == {"seed": "3"}
+    assert {item.key: item.value_json for item in told[0].run.config.update if item.key != "_wandb"} == {
+        "seed": "3",
+        "model": '{"size":8}',
+    }
     assert not told[0].run.host
     assert not told[0].run.git.remote_url
     for kind in ("output", "output_raw", "stats", "environment"):
@@ -97,13 +104,14 @@ def test_nothing_else_is_told(tmp_path: Path) -> None:
 
 
 def test_a_resumed_run_is_the_same_and_another_is_not(tmp_path: Path) -> None:
-    for identity in (IDENTITY, dict(reversed(IDENTITY.items())), {**IDENTITY, "seed": 1}):
-        run = begin(tmp_path, identity=identity)
+    same = dict(reversed(RUN.items()))
+    for changes in ({}, {"run": same}, {"run": {**RUN, "seed": 1}}, {"uri": "s3://bucket/b"}):
+        run = begin(tmp_path, **changes)
         run.log(1, {"a/loss": 1.0})
         run.close()
     names = [path.name for path in files(tmp_path)]
-    assert len(names) == 3
-    assert len(set(names)) == 2
+    assert len(names) == 4
+    assert len(set(names)) == 3
 
 
 @pytest.mark.parametrize("failed", [False, True])
@@ -118,14 +126,24 @@ def test_an_error_ends_it_as_failed(tmp_path: Path, failed: bool) -> None:
     assert [record.exit.exit_code for record in records(path) if record.HasField("exit")] == [int(failed)]
 
 
-def test_a_missing_package_is_refused_with_its_command(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_is_refused_with_its_command_before_anything_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def missing(name: str) -> str:
         raise tracking.PackageNotFoundError(name)
 
     require_wandb()
     monkeypatch.setattr(tracking, "version", missing)
     with pytest.raises(ValueError, match=r"pip install 'rayrec\[tracking\]'"):
-        require_wandb()
+        train(
+            str(tmp_path / "no_dataset"),
+            str(tmp_path / "run"),
+            model=ModelConfig(),
+            loader=LoaderConfig(),
+            config=TrainConfig(wandb_project="shop"),
+            seed=0,
+            provenance={},
+        )
 
 
 def test_online_without_an_account_is_refused(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """The loop by a script: what it validates, keeps and saves, where it goes on; then real runs that must not harm."""
 
+import json
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import count
@@ -17,6 +19,7 @@ from rayrec.storage import manifest
 from rayrec.train import worker
 from rayrec.train.config import ParameterGroup, StageConfig, TrainConfig
 from rayrec.train.loop import Callbacks, Feed, LoopState, Stopped, run_stage, seed_of
+from rayrec.train.meter import Meter
 from rayrec.train.notices import NOTHING, SAVE, STOP
 from rayrec.train.validate import Validation
 from tests import tiny
@@ -31,6 +34,7 @@ class Script:
 
     values: list[float]
     weight: float = 0.0
+    meter: Meter = field(default_factory=lambda: Meter("a"))
     fed: list[tuple[int, int]] = field(default_factory=list)
     seeds: list[tuple[int, int]] = field(default_factory=list)
     steps: list[int] = field(default_factory=list)
@@ -111,7 +115,9 @@ class Script:
         """The loop on this script."""
         feed = Feed(
             steps=self._steps,
-            prepare=lambda batch: SimpleNamespace(counts=lambda: torch.full((3,), float(batch.targets))),  # type: ignore
+            prepare=lambda batch: SimpleNamespace(  # type: ignore[arg-type, return-value]
+                counts=lambda: torch.full((3,), float(batch.targets)), tokens=lambda: torch.tensor(7.0)
+            ),
             seeds=self._seeds,
         )
         callbacks = Callbacks(
@@ -128,6 +134,7 @@ class Script:
             stage=stage,
             config=TrainConfig(stages=(), **config),  # type: ignore[arg-type]
             state=state or LoopState(),
+            meter=self.meter,
         )
 
 
@@ -246,6 +253,18 @@ def test_uploads_advance_only_where_no_rank_is_busy() -> None:
     assert script.advanced == [True, False, False, True]
 
 
+def test_the_meter_is_told_and_checkpoints_hold_where_it_stands() -> None:
+    script = Script([0.1, 0.6, 0.3, 0.4])
+    script.run(stage(steps=5), checkpoint_every=2)
+    told = script.meter.summary()
+    assert {"data", "collate", "step", "validate", "checkpoint"} < told["seconds"].keys()
+    assert told["stages"]["a"]["steps"] == 5
+    assert told["stages"]["a"]["tokens/s"] == pytest.approx(7 * told["stages"]["a"]["examples/s"])
+    first, second = script.checkpoints
+    assert 0 < first.useful_seconds < second.useful_seconds < told["useful_seconds"]
+    assert first.began == told["began"]
+
+
 def test_seeds_are_the_same_on_every_machine_and_differ_by_every_part() -> None:
     assert seed_of(0) == seed_of(0)
     assert seed_of(1, 2, 3) == 8064461727618995781
@@ -263,13 +282,21 @@ def test_a_stage_that_harms_changes_nothing(
     monkeypatch.setattr(worker, "calibrate", lambda ranker, validation: validation(ranker))
     rates: dict[ParameterGroup, float] = {"scales": 1e-2, "adapters": 1e-2, "id": 1e-2, "language_model": 1e-2}
     stage = StageConfig(name="a", learning_rates=rates, steps=4, validate_every=2)
-    config = TrainConfig(zero_stage=0, warmup_steps=0, stages=(stage,))
+    config = TrainConfig(zero_stage=0, warmup_steps=0, trace_steps=1, stages=(stage,))
     model = tiny.model_config(language_model)
     chosen = settings(data, tmp_path, model, config, streams=2, slots_per_batch=400, num_negatives=32)
     worker.Worker(chosen, lambda: NOTHING, torch.device("cpu")).run()
     about = manifest(f"{chosen.uri}/a", "weights")
     assert about["kept"] == kept
     assert about["validation"]["best_step"] == (4 if kept else 0)
+    told = json.loads((Path(chosen.uri) / "logs" / "summary.json").read_text())
+    assert sum(told["seconds"].values()) == pytest.approx(time.time() - chosen.began, rel=0.03)
+    assert {stage: of["steps"] for stage, of in told["stages"].items()} == {"zero_shot": 0, "a": 4}
+    assert {"start", "data", "collate", "step", "validate", "publish"} <= told["stages"]["a"]["seconds"].keys()
+    assert told["stages"]["a"]["tokens/s"] > told["stages"]["a"]["examples/s"] > 0
+    assert 0 < told["goodput"] < 1
+    trace = json.loads((Path(chosen.uri) / "logs" / "a" / "trace-rank0.json").read_text())
+    assert "ProfilerStep#3" in {event["name"] for event in trace["traceEvents"]}
     for name in ("model", "items"):
         start, end = (load_file(Path(chosen.uri) / stage / f"{name}.safetensors") for stage in ("zero_shot", "a"))
         assert start.keys() == end.keys()
