@@ -7,6 +7,7 @@ LoRA or trained whole, run on states in every step.
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from peft import LoraConfig as PeftLora
 from peft import inject_adapter_in_model
 from peft.tuners.lora import Linear
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers import AutoModel, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
@@ -118,7 +120,11 @@ def pad_states(states: Sequence[Tensor]) -> PaddedStates:
 
 
 class TopLayers(nn.Module):
-    """The trainable top layers and the pooling: states to one vector a text."""
+    """The trainable top layers and the pooling: states to one vector a text.
+
+    Attributes:
+        precision: what the layers run in, by autocast; None for that of their weights. Pooling is in fp32.
+    """
 
     def __init__(self, model: nn.Module, pooling: str) -> None:
         super().__init__()
@@ -126,6 +132,12 @@ class TopLayers(nn.Module):
         self.model = model
         self.hidden_size: int = self.model.config.hidden_size
         self.pooling = pooling
+        self.precision: torch.dtype | None = None
+
+    def checkpoint_layers(self) -> None:
+        """From now on the layers keep their input alone and run again, with the same dropout, in the backward pass."""
+        for layer in self.model.encoder.layer:
+            layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
 
     def forward(self, padded: PaddedStates) -> Tensor:
         """Pooled vectors [X, H] of the texts, in their own order."""
@@ -133,7 +145,9 @@ class TopLayers(nn.Module):
         return torch.cat([self._pool_group(states_UTH, mask_UT) for states_UTH, mask_UT in groups])[padded.place_X]
 
     def _pool_group(self, states_UTH: Tensor, mask_UT: Tensor) -> Tensor:
-        output_UTH: Tensor = self.model(inputs_embeds=states_UTH, attention_mask=mask_UT.long()).last_hidden_state
+        with torch.autocast(states_UTH.device.type, self.precision, enabled=self.precision is not None):
+            output = self.model(inputs_embeds=states_UTH, attention_mask=mask_UT.long())
+        output_UTH: Tensor = output.last_hidden_state.float()
         if self.pooling == "first":
             return output_UTH[:, 0]
         weights_UT1 = mask_UT.to(output_UTH.dtype)[..., None]

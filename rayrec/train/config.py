@@ -1,11 +1,30 @@
 """How training runs: workers, DeepSpeed, optimisation, and the stages in which capacity opens."""
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 ZERO_SHOT = "zero_shot"
 """The name of what training starts from: the training-free text scorer, or what TrainConfig.start_from names."""
+
+OURS = {
+    "train_batch_size": "loader.streams",
+    "train_micro_batch_size_per_gpu": "loader.slots_per_batch",
+    "gradient_accumulation_steps": "loader.streams and train.num_workers",
+    "gradient_clipping": "train.clip",
+    "optimizer": "learning_rates of train.stages and train.weight_decay",
+    "scheduler": "train.warmup_steps",
+    **dict.fromkeys(("bf16", "bfloat16", "fp16", "amp", "torch_autocast", "data_types"), "train.precision"),
+    "activation_checkpointing": "train.activation_checkpointing",
+    "zero_optimization.stage": "train.zero_stage",
+    "zero_optimization.offload_optimizer.device": "train.offload_optimizer",
+    "zero_optimization.offload_optimizer.nvme_path": "train.offload_folder",
+    "zero_optimization.offload_param.device": "train.offload_parameters",
+    "zero_optimization.offload_param.nvme_path": "train.offload_folder",
+    "zero_allow_untested_optimizer": "nothing: the optimiser is torch's AdamW",
+    "zero_force_ds_cpu_optimizer": "nothing: the optimiser is torch's AdamW",
+}
+"""Keys of DeepSpeed's JSON that follow from keys of ours."""
 
 ParameterGroup = Literal["scales", "adapters", "id", "language_model"]
 Control = Literal["random_weights", "shuffled_texts", "id_only"]
@@ -79,6 +98,11 @@ class TrainConfig(BaseModel):
     vectors take the place of the training-free text scorer as the zero_shot system. Without `stages` nothing is trained
     here, and evaluation tells what was learnt there.
 
+    `precision` is what the language model's trained layers run in; auto takes what the hardware does well. With
+    `activation_checkpointing` they keep their input alone and run again in the backward pass. `offload_optimizer` (from
+    ZeRO 1, nvme at 3) and `offload_parameters` (ZeRO 3) keep these in host memory or in `offload_folder` on a local
+    disk. `deepspeed` is merged into DeepSpeed's JSON, for what has no key here.
+
     Each of `controls` repeats the text scorer and every text stage that trains no ID vectors, with the same budget,
     under names such as tuned_random_weights. Profiles stay as they are, and name words of items' true texts.
 
@@ -94,6 +118,12 @@ class TrainConfig(BaseModel):
     use_gpu: bool = False
     cpus_per_worker: float = Field(1, gt=0)
     zero_stage: Literal[0, 1, 2, 3] = 2
+    offload_optimizer: Literal["cpu", "nvme"] | None = None
+    offload_parameters: Literal["cpu", "nvme"] | None = None
+    offload_folder: str | None = None
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    activation_checkpointing: bool = False
+    deepspeed: dict[str, Any] = {}
     weight_decay: float = Field(0.01, ge=0)
     clip: float = Field(1.0, gt=0)
     warmup_steps: int = Field(10, ge=0)
@@ -147,6 +177,32 @@ class TrainConfig(BaseModel):
                 "are; lower it, or set null to train with num_workers only"
             )
         return self
+
+    @model_validator(mode="after")
+    def _offload_that_deepspeed_does(self) -> "TrainConfig":
+        for key, place, least in (
+            ("offload_optimizer", self.offload_optimizer, 3 if self.offload_optimizer == "nvme" else 1),
+            ("offload_parameters", self.offload_parameters, 3),
+        ):
+            if place is not None and self.zero_stage < least:
+                raise ValueError(
+                    f"train.{key}={place} needs ZeRO {least}, and train.zero_stage={self.zero_stage}; "
+                    f"set train.zero_stage={least} or train.{key}=null"
+                )
+            if place == "nvme" and self.offload_folder is None:
+                raise ValueError(f"train.{key}=nvme needs a folder on a local disk; set train.offload_folder")
+        return self
+
+    @field_validator("deepspeed")
+    @classmethod
+    def _nothing_that_has_a_key_of_ours(cls, block: dict[str, Any]) -> dict[str, Any]:
+        for key, source in OURS.items():
+            found: Any = block
+            for part in key.split("."):
+                found = found.get(part) if isinstance(found, dict) else None
+            if found is not None:
+                raise ValueError(f"train.deepspeed has {key}={found!r}, which follows from {source}; set that instead")
+        return block
 
     @model_validator(mode="after")
     def _stages_in_order(self) -> "TrainConfig":

@@ -1,7 +1,6 @@
-"""TrainConfig to DeepSpeed, in that direction only: configure, initialise, one optimiser step, gather the weights."""
+"""A DeepSpeed engine: initialise, one optimiser step, gather the weights, save, load."""
 
 import contextlib
-import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -11,33 +10,46 @@ from torch import Tensor, nn
 
 from rayrec.models.recommender import ModelInput, Recommender, open_groups
 from rayrec.train.config import StageConfig, TrainConfig
+from rayrec.train.deepspeed_config import deepspeed_config  # it sets what DeepSpeed reads when it is imported
+from rayrec.train.precision import DTYPES, LossScale, agreed, choose_precision
 from rayrec.train.universal import SHARDS, load_universal
 
-# DeepSpeed reads it when imported.
-os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
-
+# isort: split
 import deepspeed
 
 # Only inference collectives use this op, and building it takes minutes at the first initialise.
 deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
 
-def deepspeed_config(config: TrainConfig, accumulation: int) -> dict[str, Any]:
-    """DeepSpeed's JSON for one engine.
+class CheckedAdamW(torch.optim.AdamW):
+    """AdamW that steps only where all gradients are finite, as DeepSpeed's own optimisers at ZeRO 1 to 3 do.
 
-    Args:
-        config: the source of every value.
-        accumulation: micro-batches a rank and step: Loader.micro_batches.
+    `overflow` is where DeepSpeed looks for a step that was not taken.
     """
-    return {
-        "train_micro_batch_size_per_gpu": 1,
-        "gradient_accumulation_steps": accumulation,
-        "gradient_clipping": config.clip,
-        "zero_optimization": {"stage": config.zero_stage},
-        "zero_allow_untested_optimizer": True,
-        "zero_force_ds_cpu_optimizer": False,
-        "steps_per_print": 10**9,
-    }
+
+    overflow = False
+
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """One step, or none; every rank does the same, for gradients are averaged before."""
+        gradients = [value.grad for group in self.param_groups for value in group["params"] if value.grad is not None]
+        self.overflow = not torch.nn.utils.get_total_norm(gradients).isfinite()
+        if not self.overflow:
+            super().step()
+
+
+def check_offload(config: TrainConfig) -> None:
+    """Refuses what DeepSpeed could only fail at in the middle.
+
+    Raises:
+        ValueError: NVMe offload where its asynchronous I/O cannot be compiled.
+    """
+    places = {"offload_optimizer": config.offload_optimizer, "offload_parameters": config.offload_parameters}
+    keys = [f"train.{key}=nvme" for key, place in places.items() if place == "nvme"]
+    if keys and not deepspeed.accelerator.get_accelerator().create_op_builder("AsyncIOBuilder").is_compatible():
+        raise ValueError(
+            f"{' and '.join(keys)} needs DeepSpeed's async_io, which cannot be compiled here for libaio's headers are "
+            "missing; install libaio-dev (Debian) or libaio-devel (Fedora) on every node, or set cpu"
+        )
 
 
 def schedule(step: int, warmup: int, steps: int) -> float:
@@ -52,7 +64,13 @@ def schedule(step: int, warmup: int, steps: int) -> float:
 
 
 class Engine:
-    """A DeepSpeed engine around a Recommender, with our schedule and our division of sums."""
+    """A DeepSpeed engine around a Recommender, with our schedule and our division of sums.
+
+    Attributes:
+        precision: what the language model's trained layers run in, and why.
+        applied: the last step() was taken; False where a gradient on any rank was not finite, and then weights and
+            optimiser are as they were. The same on all ranks.
+    """
 
     def __init__(self, model: Recommender, stage: StageConfig, config: TrainConfig, accumulation: int) -> None:
         """Args:
@@ -60,7 +78,19 @@ class Engine:
         stage: what trains and how fast.
         config: DeepSpeed, decay, clipping.
         accumulation: micro-batches a rank and step.
+
+        Raises:
+            ValueError: the hardware lacks train.precision, or NVMe offload cannot be had.
         """
+        check_offload(config)
+        own = choose_precision(config.precision, next(model.parameters()).device)
+        names = [own.name] * dist.get_world_size()
+        dist.all_gather_object(names, own.name)
+        self.precision = agreed(own, names)
+        self.applied = False
+        model.top.precision = DTYPES[self.precision.name]
+        if config.activation_checkpointing:
+            model.top.checkpoint_layers()
         self.config = config
         self.stage = stage
         groups: list[dict[str, Any]] = []
@@ -72,7 +102,9 @@ class Engine:
                     decay = config.weight_decay if decays else 0.0
                     groups.append({"params": chosen, "lr": rate, "weight_decay": decay})
         self.rates: list[float] = [group["lr"] for group in groups]
-        optimizer = torch.optim.AdamW(groups, lr=1.0)
+        trainable = [value for group in groups for value in group["params"]]
+        self.loss_scale = LossScale(trainable) if self.precision.name == "fp16" else None
+        optimizer = (torch.optim.AdamW if config.zero_stage else CheckedAdamW)(groups, lr=1.0)
         for module in model.modules():
             if isinstance(module, nn.MultiheadAttention):
                 # It reads these past the hooks by which ZeRO-3 gathers parameters; a resumed run would trip over it.
@@ -81,7 +113,7 @@ class Engine:
         self.engine, *_ = deepspeed.initialize(
             model=model,
             optimizer=optimizer,
-            config=deepspeed_config(config, accumulation),
+            config=deepspeed_config(config, accumulation, sum(value.numel() for value in trainable)),
             dist_init_required=False,
         )
         self.scale = dist.get_world_size() * accumulation
@@ -105,13 +137,17 @@ class Engine:
             group["lr"] = rate * schedule(step, self.config.warmup_steps, self.stage.steps)
         weights = torch.tensor([1.0, self.config.like_weight, self.stage.pull], dtype=torch.float64)
         factor = (weights / counts.clamp(min=1)).to(inputs[0].items_U.device, torch.float32)
+        scale = self.scale * (self.loss_scale.value if self.loss_scale is not None else 1.0)
         shares = []
         for micro, seed in zip(inputs, seeds, strict=True):
             torch.manual_seed(seed)
             losses = self.engine(micro) * factor
-            self.engine.backward(losses.sum() * self.scale)
+            self.engine.backward(losses.sum() * scale)
             self.engine.step()
             shares.append(losses.detach())
+        self.applied = self.engine.was_step_applied()
+        if self.loss_scale is not None:
+            self.loss_scale.update(self.applied)
         return torch.stack(shares).sum(0).cpu()
 
     @contextlib.contextmanager
@@ -132,20 +168,32 @@ class Engine:
 
     def save(self, directory: str) -> None:
         """Writes this rank's shards; every rank calls it."""
-        self.engine.save_checkpoint(directory, tag=SHARDS, exclude_frozen_parameters=True)
+        scale = {} if self.loss_scale is None else {"loss_scale": self.loss_scale.state_dict()}
+        self.engine.save_checkpoint(directory, tag=SHARDS, client_state=scale, exclude_frozen_parameters=True)
 
     def load(self, directory: str, universal: bool = False) -> None:
         """Reads a verified directory written by save(); every rank calls it.
 
         Args:
             directory: local; written at the same ZeRO stage and, at ZeRO 1 to 3, at the same world size.
-            universal: of any world size and any ZeRO stage from 1 on, for to_universal() has been called on it.
+            universal: of any world size and any ZeRO stage from 1 on, for to_universal() has been called on it. The
+                scale of an fp16 loss then starts anew.
+
+        Raises:
+            ValueError: `universal` with NVMe offload.
         """
-        if universal:
-            with self._whole(modifier_rank=0) as named:
-                load_universal(self.engine.optimizer, named, self.config.zero_stage, directory)
-        else:
-            self.engine.load_checkpoint(directory, tag=SHARDS, load_module_strict=False)
+        if not universal:
+            _, state = self.engine.load_checkpoint(directory, tag=SHARDS, load_module_strict=False)
+            if self.loss_scale is not None and "loss_scale" in state:
+                self.loss_scale.load_state_dict(state["loss_scale"])
+            return
+        if self.config.offload_optimizer == "nvme":
+            raise ValueError(
+                "a checkpoint of another world size does not load with train.offload_optimizer=nvme; set cpu, or "
+                "train.num_workers as it was"
+            )
+        with self._whole(modifier_rank=0) as named:
+            load_universal(self.engine.optimizer, named, self.config.zero_stage, directory)
 
     def destroy(self) -> None:
         """Frees DeepSpeed's hooks and buffers, so that another engine can take over the process."""

@@ -13,7 +13,7 @@ from rayrec.models.encoder import TopLayers
 from rayrec.models.recommender import Recommender
 from rayrec.storage import absolute
 from rayrec.train.config import TrainConfig
-from rayrec.train.engine import deepspeed_config  # it sets what DeepSpeed reads when it is imported
+from rayrec.train.deepspeed_config import deepspeed_config  # it sets what DeepSpeed reads when it is imported
 
 # isort: split
 from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
@@ -69,15 +69,15 @@ def memory(model: nn.Module, trainable: int, config: TrainConfig, zero_stage: in
     Args:
         model: with or without weights.
         trainable: how many of its parameters train.
-        config: workers, which share what ZeRO partitions; on a GPU DeepSpeed sets whole buckets aside, on a CPU only
-            the pages that are written to count.
+        config: workers, which share what ZeRO partitions; what is offloaded.
         zero_stage: in the place of the config's.
 
     Returns:
         `weights`, `gradients`, `copy` of trained weights, `optimizer`; `states`, their sum; DeepSpeed's `buffers`, at
-        most; `deepspeed`, its own estimate of the states, None where it has none.
+        most; `host`, what is offloaded to host memory instead; `deepspeed`, its own estimate of the states without
+        offload, None where it has none.
     """
-    zero = DeepSpeedZeroConfig(**{**deepspeed_config(config, 1)["zero_optimization"], "stage": zero_stage})
+    zero = DeepSpeedZeroConfig(**{**deepspeed_config(config, 1, trainable)["zero_optimization"], "stage": zero_stage})
     workers, total = config.num_workers, numel(model)
     shared = -(-trainable // workers)
     fixed = sum(buffer.nbytes for buffer in model.buffers())
@@ -87,7 +87,15 @@ def memory(model: nn.Module, trainable: int, config: TrainConfig, zero_stage: in
         "copy": FLOAT * shared if zero_stage else 0,
         "optimizer": 2 * FLOAT * (shared if zero_stage else trainable),
     }
-    bucket = zero.reduce_bucket_size if config.use_gpu and zero_stage else min(trainable, zero.reduce_bucket_size)
+    moved = dict.fromkeys(states, 0)
+    if config.offload_optimizer is not None and zero_stage:
+        moved.update(gradients=FLOAT * shared, copy=states["copy"], optimizer=states["optimizer"])
+        states.update(gradients=0, copy=0, optimizer=0)
+    if config.offload_parameters is not None and zero_stage == 3:
+        moved["weights"] = states["weights"] - fixed
+        states["weights"] = fixed
+    on_disk = ["copy", "optimizer"] if config.offload_optimizer == "nvme" else []
+    on_disk += ["weights"] if config.offload_parameters == "nvme" else []
     gathered = min(total, zero.max_live_parameters) if zero_stage == 3 else 0
     layer = max(sum(value.numel() for value in module.parameters(recurse=False)) for module in model.modules())
     frozen = 2 * (total - trainable)
@@ -98,6 +106,7 @@ def memory(model: nn.Module, trainable: int, config: TrainConfig, zero_stage: in
     return {
         **states,
         "states": sum(states.values()),
-        "buffers": FLOAT * (bucket + gathered),
+        "buffers": FLOAT * (min(trainable, zero.reduce_bucket_size) + gathered),
+        "host": sum(size for name, size in moved.items() if name not in on_disk),
         "deepspeed": estimates.get(zero_stage),
     }

@@ -28,7 +28,8 @@ TOKENISED = 200_000
 """Texts of a larger catalogue are drawn to estimate its tokens."""
 NOTES = (
     "states: fp32 weights, gradients and AdamW's two states, and the copy of trained weights that ZeRO 1 to 3 keep "
-    "though they are fp32; buffers: DeepSpeed's, at most; activations are in neither",
+    "though they are fp32, whatever train.precision is; what is offloaded counts as host memory; buffers: DeepSpeed's, "
+    "at most; activations are in neither",
     "deepspeed: its own estimator, which assumes fp16 with Adam on fp32 master weights (we train fp32), of trainable "
     "parameters, and 2 bytes for each frozen one; it has none for ZeRO 0 and 1",
 )
@@ -127,6 +128,7 @@ def plan(
         "most_workers": most,
         "device": "GPU" if config.use_gpu else "CPU",
         "zero_stage": config.zero_stage,
+        "precision": config.precision,
         "resources": asdict(resources),
         "epoch": epoch_of(data, loader) if data is not None else None,
         "stages": {},
@@ -205,6 +207,7 @@ def _host(
         "catalogue_vectors": FLOAT * num_items * shape.top.hidden_size * (texts + 1),
         "best_weights": 2 * FLOAT * trainable,  # the best so far, and those that are being validated
         "training": 0 if config.use_gpu else _peak(stages, config),
+        "offloaded": max((stage["memory"][str(config.zero_stage)]["host"] for stage in stages.values()), default=0),
     }
     worker = sum(held.values())
     return {**held, "worker": worker, "workers": worker * config.num_workers}
@@ -231,7 +234,7 @@ def shortages(
     )
     if config.use_gpu:
         check(f"GPUs of {where}", resources.gpus, workers, "lower train.num_workers, or set train.use_gpu=false")
-        remedy = "raise train.zero_stage or train.num_workers, or open fewer parameters"
+        remedy = "raise train.zero_stage or train.num_workers, offload, or open fewer parameters"
         check(f"bytes of a GPU of {where}", resources.gpu_bytes, _peak(made["stages"], config), remedy)
     if made["host"] is not None:
         remedy = "lower train.num_workers, or add nodes"
@@ -253,7 +256,8 @@ def plan_lines(made: Mapping[str, Any]) -> list[str]:
     """
     device, zero, states, epoch = made["device"], made["zero_stage"], made["catalogue_states"], made["epoch"]
     more = "" if made["most_workers"] == made["workers"] else f" (up to {made['most_workers']})"
-    lines = [f"{made['workers']}{more} {device} workers, ZeRO {zero}, fp32; megabytes a {device} worker by ZeRO stage"]
+    headline = f"{made['workers']}{more} {device} workers, ZeRO {zero}, precision {made['precision']}"
+    lines = [f"{headline}; megabytes a {device} worker by ZeRO stage"]
     titles = [f"states {number}" for number in ZERO_STAGES] + ["buffers", "deepspeed 2", "3"]
     lines.append(f"{'stage':<24}{'parameters':>13}{'trainable':>12}{'steps':>8}{'epochs':>8}" + _cells(titles))
     for name, stage in made["stages"].items():

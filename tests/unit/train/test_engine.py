@@ -8,14 +8,16 @@ from rayrec.data.loader import Loader
 from rayrec.models.recommender import ModelInput, Recommender
 from rayrec.train.collate import Collate, pooled_profiles
 from rayrec.train.config import StageConfig, TrainConfig
-from rayrec.train.engine import Engine, deepspeed_config, schedule
+from rayrec.train.engine import Engine, schedule
 from rayrec.train.loop import global_counts
 from rayrec.train.worker import Worker
-from tests import tiny
+from tests import engines, tiny
 from tests.workers import FolderCheckpoints, settings
 
 STAGE = StageConfig(name="all", learning_rates={"scales": 1e-2, "adapters": 1e-3}, steps=20, pull=0.5)
-CONFIG = TrainConfig(zero_stage=0, weight_decay=0.1, clip=0.7, warmup_steps=4, like_weight=0.3, stages=(STAGE,))
+CONFIG = TrainConfig(
+    zero_stage=0, precision="fp32", weight_decay=0.1, clip=0.7, warmup_steps=4, like_weight=0.3, stages=(STAGE,)
+)
 
 
 def test_the_rate_rises_and_falls_in_straight_lines() -> None:
@@ -24,15 +26,6 @@ def test_the_rate_rises_and_falls_in_straight_lines() -> None:
     )
     assert schedule(0, 0, 5) == 1
     assert [schedule(step, 10, 2) for step in range(2)] == pytest.approx([1 / 11, 2 / 11])
-
-
-def test_every_value_of_deepspeed_is_ours() -> None:
-    made = deepspeed_config(TrainConfig(clip=0.25, zero_stage=3, stages=(STAGE,)), 4)
-    assert made["gradient_clipping"] == 0.25
-    assert made["zero_optimization"]["stage"] == 3
-    assert made["gradient_accumulation_steps"] == 4
-    assert "optimizer" not in made
-    assert "scheduler" not in made
 
 
 @pytest.fixture(scope="module")
@@ -84,3 +77,32 @@ def test_a_step_is_adamw_on_sums_over_global_counts(worker: Worker, data: Datase
     assert sum(not torch.equal(value, start[name]) for name, value in found.items()) > 10
     for name, value in found.items():
         np.testing.assert_allclose(value, trained[name].detach(), rtol=1e-4, atol=2e-5, err_msg=name)
+
+
+def test_the_layers_run_twice_and_in_bf16_where_asked(language_model: str) -> None:
+    runs, dtypes = [], set()
+    top, padded = engines.model(language_model).top.train(), engines.micro_batch(0).states_X
+    assert padded is not None
+    lora = [value.requires_grad_() for name, value in top.named_parameters() if "lora_B" in name]  # A has no gradient
+    for layer in top.model.encoder.layer:
+        layer.output.dense.register_forward_hook(lambda _module, _inputs, output: dtypes.add(output.dtype))
+        layer.output.dense.register_forward_hook(lambda *_: runs.append(1))
+
+    def gradients() -> list[torch.Tensor]:
+        torch.manual_seed(3)
+        pooled_XH = top(padded)
+        assert pooled_XH.dtype == torch.float32
+        return list(torch.autograd.grad(pooled_XH.square().sum(), lora))
+
+    whole = gradients()
+    forwards = len(runs)
+    top.checkpoint_layers()
+    again = gradients()
+    assert len(runs) == forwards + 2 * forwards
+    assert dtypes == {torch.float32}
+    for one, other in zip(whole, again, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
+    top.precision = torch.bfloat16
+    for one, other in zip(whole, gradients(), strict=True):
+        assert 0 < (one - other).abs().max() < 0.05 * one.abs().max()
+    assert dtypes == {torch.float32, torch.bfloat16}

@@ -64,8 +64,24 @@ def test_memory_by_hand() -> None:
     assert [each["buffers"] for each in found] == [16, 16, 16, 16 + 40]
     # 18 bytes a trained parameter, shared; 2 a trained one at ZeRO 2; 4 one of the largest layer at 3; 2 a frozen one.
     assert [each["deepspeed"] for each in found] == [None, None, 36 + 8 + 12, 36 + 32 + 6]
-    on_gpu = memory(model, 4, TrainConfig(num_workers=2, use_gpu=True), 2)
-    assert on_gpu["buffers"] == 4 * 500_000_000
+    assert [each["host"] for each in found] == [0] * 4
+
+
+def test_what_is_offloaded_is_the_hosts() -> None:
+    """Weights, gradients, copy, optimiser and host: the same bytes in other places, but for what lies on a disk."""
+    model = nn.Sequential(nn.Linear(3, 2), nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False))
+    model.register_buffer("fixed", torch.zeros(3))
+
+    def placed(zero_stage: int, **offload: Any) -> list[int | None]:
+        config = TrainConfig.model_validate({"num_workers": 2, "zero_stage": zero_stage, **offload})
+        found = memory(model, 4, config, zero_stage)
+        return [found[key] for key in ("weights", "gradients", "copy", "optimizer", "host")]
+
+    assert placed(2, offload_optimizer="cpu") == [52, 0, 0, 0, 8 + 8 + 16]
+    assert placed(3, offload_optimizer="cpu", offload_parameters="cpu") == [12, 0, 0, 0, 20 + 8 + 8 + 16]
+    assert placed(3, offload_parameters="cpu") == [12, 8, 8, 16, 20]
+    disk = {"offload_optimizer": "nvme", "offload_parameters": "nvme", "offload_folder": "/fast"}
+    assert placed(3, **disk) == [12, 0, 0, 0, 8]
 
 
 def test_memory_falls_with_the_stage_and_the_workers(data: Dataset, language_model: str) -> None:
@@ -183,6 +199,9 @@ def test_what_is_too_little_is_named(data: Dataset, language_model: str) -> None
     on_cpu = made(data.uri, config, num_workers=3)["host"]
     assert on_cpu["workers"] == 3 * on_cpu["worker"] == 3 * sum(list(on_cpu.values())[:-2])
     assert on_cpu["training"] > 0
+    moved = made(data.uri, config, num_workers=3, offload_optimizer="cpu")["host"]
+    assert moved["offloaded"] + moved["training"] == pytest.approx(on_cpu["training"], rel=0.2)
+    assert moved["offloaded"] > 0
 
 
 def test_a_range_of_workers_is_planned_for_the_fewest(data: Dataset, language_model: str) -> None:
