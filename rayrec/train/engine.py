@@ -1,7 +1,8 @@
 """A DeepSpeed engine: initialise, one optimiser step, gather the weights, save, load."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -116,6 +117,10 @@ class Engine:
             config=deepspeed_config(config, accumulation, sum(value.numel() for value in trainable)),
             dist_init_required=False,
         )
+        self.engine.checkpoint_engine.save = self._write
+        self.engine.checkpoint_engine.makedirs = lambda *_, **__: None  # _write does
+        self.engine._copy_recovery_script = lambda _: None  # nobody runs what lies beside the shards
+        self._failure: OSError | None = None
         self.scale = dist.get_world_size() * accumulation
 
     def step(self, inputs: Sequence[ModelInput], seeds: Sequence[int], counts: Tensor, step: int) -> Tensor:
@@ -167,9 +172,26 @@ class Engine:
             return {name: value.detach().cpu().clone() for name, value in named.items()}
 
     def save(self, directory: str) -> None:
-        """Writes this rank's shards; every rank calls it."""
+        """Writes this rank's shards; every rank calls it.
+
+        Raises:
+            OSError: a shard of this rank cannot be written; raised after the last collective call.
+        """
+        self._failure = None
         scale = {} if self.loss_scale is None else {"loss_scale": self.loss_scale.state_dict()}
-        self.engine.save_checkpoint(directory, tag=SHARDS, client_state=scale, exclude_frozen_parameters=True)
+        self.engine.save_checkpoint(
+            directory, tag=SHARDS, client_state=scale, exclude_frozen_parameters=True, save_latest=False
+        )
+        if self._failure is not None:
+            raise self._failure
+
+    def _write(self, state_dict: Mapping[str, Any], path: str) -> None:
+        """In DeepSpeed's place, which would leave the other ranks waiting when this rank's disk is full."""
+        try:
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            torch.save(state_dict, path)
+        except (OSError, RuntimeError) as error:  # torch's writer raises the latter
+            self._failure = self._failure or OSError(f"{path} cannot be written: {error}")
 
     def load(self, directory: str, universal: bool = False) -> None:
         """Reads a verified directory written by save(); every rank calls it.
