@@ -21,6 +21,7 @@ from rayrec.data.dataset import Dataset
 from rayrec.models.config import ModelConfig
 from rayrec.models.encoder import load_encoder
 from rayrec.text import item_texts
+from rayrec.train import store
 from rayrec.train.config import TrainConfig
 from rayrec.train.engine import Engine
 from rayrec.train.initial import model_of
@@ -34,6 +35,8 @@ POINTS: dict[str, tuple[Any, str]] = {
     "step": (Engine, "step"),
     "validation": (Validation, "__call__"),
     "snapshot": (Engine, "save"),
+    "upload": (store, "upload_file"),
+    "manifest": (store, "publish"),
 }
 """Functions at which a process may be killed."""
 

@@ -179,6 +179,8 @@ class Worker:
             catalogue=texts.catalogue,
         )
         engine = Engine(model.to(self.device).train(), stage, config, self.loader.micro_batches)
+        if self.rank == 0:
+            sys.stderr.write(f"stage {stage.name}: {engine.precision.name}, for {engine.precision.reason}\n")
 
         def validate(weights: Mapping[str, Tensor], step: int) -> float:
             shadow.load_state_dict(dict(weights), strict=False)

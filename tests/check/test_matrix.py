@@ -27,7 +27,7 @@ KILLS = {
     "after_step": Kill("step", 7, after=True),
     "validation": Kill("validation", 3),
     "snapshot": Kill("snapshot", 3),
-    "upload": Kill("upload", 3),
+    "upload": Kill("upload", 4, after=True),
     "manifest": Kill("manifest", 3),
 }
 MOVED = "after_step"

@@ -23,7 +23,7 @@ def test_time_goodput_trace_and_run_of_an_interrupted_training(tmp_path: Path) -
     config = TrainConfig(
         zero_stage=1, stages=(STAGE,), checkpoint_every=2, trace_steps=1, wandb_project="shop", wandb_mode="offline"
     )
-    run = Run(settings(data, tmp_path, model, config, streams=2, slots_per_batch=400), str(tmp_path / "checkpoints"))
+    run = Run(settings(data, tmp_path, model, config, streams=2, slots_per_batch=400))
     logs = Path(run.settings.uri) / "logs"
     assert work([run], 2) == [None]
     first = json.loads((logs / "summary.json").read_text())

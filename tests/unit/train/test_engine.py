@@ -10,9 +10,10 @@ from rayrec.train.collate import Collate, pooled_profiles
 from rayrec.train.config import StageConfig, TrainConfig
 from rayrec.train.engine import Engine, schedule
 from rayrec.train.loop import global_counts
+from rayrec.train.notices import NOTHING
 from rayrec.train.worker import Worker
 from tests import engines, tiny
-from tests.workers import FolderCheckpoints, settings
+from tests.workers import settings
 
 STAGE = StageConfig(name="all", learning_rates={"scales": 1e-2, "adapters": 1e-3}, steps=20, pull=0.5)
 CONFIG = TrainConfig(
@@ -33,11 +34,11 @@ def worker(alone: None, data: Dataset, language_model: str, tmp_path_factory: py
     folder = tmp_path_factory.mktemp("engine")
     model = tiny.model_config(language_model, dropout=0.0, new_item_rate=0.0, look_ahead=0.0, profile_only=0.0)
     chosen = settings(data, folder, model, CONFIG, streams=2, slots_per_batch=200, num_negatives=16)
-    return Worker(chosen, FolderCheckpoints(str(folder / "checkpoints")), torch.device("cpu"))
+    return Worker(chosen, lambda: NOTHING, torch.device("cpu"))
 
 
 def micro_batches(worker: Worker, data: Dataset, model: Recommender) -> list[ModelInput]:
-    texts = worker.texts(None)
+    texts = worker.initial.texts(None)
     profiles = pooled_profiles(model.top.pool, texts.profiles)
     collate = Collate(worker.stats, texts.anchor_NH, profiles, pooled_NH=texts.anchor_NH, catalogue=texts.catalogue)
     step = next(iter(Loader(data, LoaderConfig(streams=2, slots_per_batch=200), seed=0).epoch(0)))
@@ -46,7 +47,7 @@ def micro_batches(worker: Worker, data: Dataset, model: Recommender) -> list[Mod
 
 def test_a_step_is_adamw_on_sums_over_global_counts(worker: Worker, data: Dataset) -> None:
     """Neither the averaging over micro-batches that DeepSpeed does nor unequal numbers of targets show."""
-    ours, plain = worker.fresh(0, None).train(), worker.fresh(0, None).train()
+    ours, plain = worker.initial.fresh(0, None).train(), worker.initial.fresh(0, None).train()
     inputs = micro_batches(worker, data, plain)
     counts, _ = global_counts(inputs)
     assert len({int(micro.counts()[0]) for micro in inputs}) == 2
@@ -73,7 +74,7 @@ def test_a_step_is_adamw_on_sums_over_global_counts(worker: Worker, data: Datase
     )
     optimizer.step()
     assert set(found) == set(trained)
-    start = dict(worker.fresh(0, None).named_parameters())
+    start = dict(worker.initial.fresh(0, None).named_parameters())
     assert sum(not torch.equal(value, start[name]) for name, value in found.items()) > 10
     for name, value in found.items():
         np.testing.assert_allclose(value, trained[name].detach(), rtol=1e-4, atol=2e-5, err_msg=name)
