@@ -35,6 +35,7 @@ BUDGET = (
     "loader.streams=2",
     "loader.slots_per_batch=800",
     "train.controls=[random_weights, shuffled_texts]",
+    "train.precision=fp32",
     "evaluate.max_users=10000",
     f"evaluate.general_text={GENERAL_TEXT}",
 )

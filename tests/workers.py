@@ -126,7 +126,7 @@ def settings(data: Dataset, folder: Path, model: ModelConfig, train: TrainConfig
         states=states,
         model=model,
         loader=LoaderConfig.model_validate(loader),
-        config=train,
+        config=train.model_copy(update={"precision": "fp32"}),  # what is compared to the bit
         seed=0,
         about={},
     )

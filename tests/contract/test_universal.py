@@ -18,7 +18,7 @@ def saved(folder: str) -> dict[int, Any]:
     """By ZeRO stage: the weights that were saved, and the losses of the steps after that."""
     found = {}
     for zero_stage in ZERO_STAGES:
-        made = engine(f"{folder}/language_model", TrainConfig(zero_stage=zero_stage))
+        made = engine(f"{folder}/language_model", TrainConfig(zero_stage=zero_stage, precision="fp32"))
         train(made, range(SAVED_AT))
         made.save(f"{folder}/{zero_stage}")
         found[zero_stage] = made.gathered_state(), train(made, range(SAVED_AT, SAVED_AT + 3)), made.gathered_state()
@@ -30,7 +30,7 @@ def loaded(folder: str, moves: list[tuple[int, int]]) -> dict[tuple[int, int], A
     """By (ZeRO stage saved, ZeRO stage loaded): the same."""
     found = {}
     for before, after in moves:
-        made = engine(f"{folder}/language_model", TrainConfig(zero_stage=after))
+        made = engine(f"{folder}/language_model", TrainConfig(zero_stage=after, precision="fp32"))
         made.load(f"{folder}/{before}", universal=before != 0)
         found[before, after] = made.gathered_state(), train(made, range(SAVED_AT, SAVED_AT + 3)), made.gathered_state()
         made.destroy()

@@ -23,7 +23,7 @@ def training(folder: Path, **train: Any) -> RunConfig:
         run=str(folder / "run"),
         model=tiny.model_config(tiny.language_model(folder / "language_model"), dropout=0.2),
         loader=LoaderConfig(streams=3, slots_per_batch=200, num_negatives=16),
-        train=TrainConfig(checkpoint_every=ENDLESS, stages=(stage,), **train),
+        train=TrainConfig(precision="fp32", checkpoint_every=ENDLESS, stages=(stage,), **train),
         export_stage="tuned",
     )
 

@@ -34,6 +34,7 @@ pytestmark = pytest.mark.usefixtures("ray_cluster")
 RATES = {"scales": 2e-2, "adapters": 3e-3, "language_model": 1e-3}
 STEPS, CHECKPOINT_EVERY = 6, 2
 FIT = TrainConfig(
+    precision="fp32",
     num_workers=2,
     zero_stage=2,
     warmup_steps=2,
