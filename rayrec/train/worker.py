@@ -231,6 +231,8 @@ class Worker:
                 state=state,
                 meter=self.meter,
             )
+        with self.meter.during("checkpoint"):
+            saving.drain()
         engine.destroy()
         shadow.load_state_dict(dict(final.best), strict=False)
         if tunes_text:

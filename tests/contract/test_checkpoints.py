@@ -1,6 +1,6 @@
 """Checkpoints that cannot be trusted, at two ranks: passed over or refused before DeepSpeed unpickles any of them.
 
-Every case resumes a run of which checkpoints 000 and 001 are left, the newer one spoilt, and tells by the losses logged
+Every case resumes a run of which two checkpoints are left, the newer one spoilt, and tells by the losses logged
 where it went on. A canary is a shard whose unpickling leaves a marker; all else in it is as it was.
 """
 
@@ -23,6 +23,7 @@ from tests.synthetic import generate, published
 from tests.workers import Run, settings, work
 
 STEPS = 3
+OLDER, NEWER = "checkpoint_000000_00000001", "checkpoint_000001_00000002"
 KEY, OTHER_KEY = b"0123456789abcdef", b"fedcba9876543210"
 SHARD = "ds/zero_pp_rank_1_mp_rank_00_optim_states.pt"
 STAGE = StageConfig(name="all", learning_rates={"scales": 2e-2, "adapters": 3e-3}, steps=STEPS, validate_every=STEPS)
@@ -78,7 +79,7 @@ def unsigned(checkpoint: Path) -> None:
 def plant(checkpoint: Path, name: str = SHARD, source: str = SHARD) -> None:
     """A canary in the place of a shard."""
     state = torch.load(checkpoint / source, weights_only=False)
-    torch.save({**state, "canary": Canary(checkpoint / "marker")}, checkpoint / name)
+    torch.save({**state, "canary": Canary(checkpoint.parent / "marker")}, checkpoint / name)
 
 
 def plant_and_hash(checkpoint: Path) -> None:
@@ -116,12 +117,12 @@ class Case:
 FROM_NEWEST, FROM_OLDER, ANEW, REFUSED = STEPS - 2, STEPS - 1, STEPS, 0
 CASES = {
     "untouched": Case(lambda _: None, FROM_NEWEST, "", KEY),
-    "truncated": Case(truncate, FROM_OLDER, f"001/{SHARD} has"),
-    "bit_flipped": Case(flip, FROM_OLDER, f"001/{SHARD} has"),
+    "truncated": Case(truncate, FROM_OLDER, f"{NEWER}/{SHARD} has"),
+    "bit_flipped": Case(flip, FROM_OLDER, f"{NEWER}/{SHARD} has"),
     "bit_flipped_alone": Case(flip, ANEW, "the stage starts anew", KEY, only=True),
-    "missing": Case(remove, FROM_OLDER, f"001/{SHARD} is missing though"),
-    "torn_manifest": Case(tear_manifest, FROM_OLDER, f"001/{MANIFEST} is torn"),
-    "no_manifest": Case(no_manifest, FROM_OLDER, f"001/{MANIFEST} is missing"),
+    "missing": Case(remove, FROM_OLDER, f"{NEWER}/{SHARD} is missing though"),
+    "torn_manifest": Case(tear_manifest, FROM_OLDER, f"{NEWER}/{MANIFEST} is torn"),
+    "no_manifest": Case(no_manifest, FROM_OLDER, f"{NEWER}/{MANIFEST} is missing"),
     "canary_beside": Case(plant_beside, FROM_NEWEST, "", KEY),
     "wrong_signature": Case(wrong_signature, FROM_OLDER, "the signature of", KEY),
     "wrong_signature_alone": Case(wrong_signature, REFUSED, "not by the key in RAYREC_CHECKPOINT_KEY", KEY, only=True),
@@ -129,7 +130,7 @@ CASES = {
     "unsigned": Case(unsigned, FROM_OLDER, "is not signed", KEY),
     "unsigned_alone": Case(unsigned, REFUSED, "is not signed", KEY, only=True),
     "unsigned_without_key": Case(unsigned, FROM_NEWEST, ""),
-    "canary": Case(plant, FROM_OLDER, f"001/{SHARD} has"),
+    "canary": Case(plant, FROM_OLDER, f"{NEWER}/{SHARD} has"),
     "canary_hashed": Case(plant_and_hash, FROM_OLDER, "the signature of", KEY),
     "canary_hashed_without_key": Case(plant_and_hash, FROM_NEWEST, ""),
     "another_run": Case(lambda _: None, REFUSED, "is of another run: seed was 0, is 1", KEY, seed=1),
@@ -157,19 +158,19 @@ def outcome(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
     data = published(generate(num_users=40, num_items=40, num_interactions=800), folder / "dataset")
     config = TrainConfig(zero_stage=2, checkpoint_every=1, warmup_steps=2, stages=(STAGE,))
 
-    def run(name: str, key: bytes | None, seed: int = 0) -> Run:
+    def run(key: bytes | None, seed: int = 0) -> Run:
         chosen = settings(data, folder, model, config, streams=2, slots_per_batch=200, num_negatives=8)
-        return Run(replace(chosen, checkpoint_key=key, seed=seed), str(folder / name))
+        return Run(replace(chosen, checkpoint_key=key, seed=seed))
 
-    undisturbed = run("whole", KEY)
+    undisturbed = run(KEY)
     assert work([undisturbed], 2) == [None]
     runs = {}
     for name, case in CASES.items():
-        runs[name] = run(name, case.key, case.seed)
-        shutil.copytree(folder / "whole", folder / name)
+        runs[name] = run(case.key, case.seed)
+        shutil.copytree(undisturbed.checkpoints, runs[name].checkpoints)
         if case.only:
-            shutil.rmtree(folder / name / "000")
-        case.spoil(folder / name / "001")
+            shutil.rmtree(runs[name].checkpoints / OLDER)
+        case.spoil(runs[name].checkpoints / NEWER)
     messages = dict(zip(runs, work(list(runs.values()), 2), strict=True))
     return Outcome(undisturbed, runs, messages)
 
@@ -201,5 +202,5 @@ def test_the_weights_are_those_of_the_undisturbed_run(outcome: Outcome, name: st
 
 
 def test_no_canary_is_unpickled_that_a_hash_or_a_signature_tells(outcome: Outcome) -> None:
-    fired = {name for name, run in outcome.runs.items() if list(Path(run.checkpoints).rglob("marker"))}
+    fired = {name for name, run in outcome.runs.items() if list(run.checkpoints.rglob("marker"))}
     assert fired == {"canary_hashed_without_key"}, "the canary sings; hashes made anew are told by a signature alone"

@@ -1,9 +1,10 @@
-"""ZeRO stages and world sizes compute the same; a checkpoint resumes to the bit; one that does not fit is refused.
+"""ZeRO stages and world sizes compute the same; a checkpoint resumes to the bit, and at any of them.
 
 Everything trains, with dropout, and one step has a micro-batch without a target.
 """
 
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +19,10 @@ from tests.synthetic import generate, published
 from tests.workers import Run, settings, work
 
 STEPS, CHECKPOINT_AT = 7, 1
+FIRST = "checkpoint_000000_00000001"
 ZERO_STAGES, RESUMED = (0, 1, 2, 3), (2, 3)
+RESHAPED = ((2, 2, 1), (3, 3, 1), (2, 3, 4), (3, 2, 4), (0, 0, 4))
+"""Of two ranks' checkpoints: ZeRO stage saved at, ZeRO stage and ranks resumed at."""
 ALL = StageConfig(
     name="all",
     learning_rates={"scales": 2e-2, "adapters": 3e-3, "id": 3e-3, "language_model": 1e-3},
@@ -29,13 +33,13 @@ ALL = StageConfig(
 
 @dataclass(frozen=True)
 class Outcome:
-    """What ran: undisturbed and resumed by ZeRO stage, one process alone; and the messages of what was refused."""
+    """What ran: undisturbed and resumed by ZeRO stage, one process alone; and the message of what was refused."""
 
     undisturbed: dict[int, Run]
     resumed: dict[int, Run]
     alone: Run
-    other_zero_stage: str | None
-    other_world_size: str | None
+    refused: str | None
+    interrupted: Callable[[int, int], Run]
 
 
 @pytest.fixture(scope="module")
@@ -44,26 +48,34 @@ def outcome(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
     model = tiny.model_config(tiny.language_model(folder / "language_model"), dropout=0.2)
     data = published(generate(num_users=60, num_items=60, num_interactions=1800), folder / "dataset")
 
-    def run(zero_stage: int, name: str) -> Run:
-        config = TrainConfig(zero_stage=zero_stage, checkpoint_every=CHECKPOINT_AT, warmup_steps=2, stages=(ALL,))
-        chosen = settings(data, folder, model, config, streams=4, slots_per_batch=200, num_negatives=16)
-        return Run(chosen, str(folder / name))
+    def run(zero_stage: int) -> Run:
+        every = {"checkpoint_every": CHECKPOINT_AT, "checkpoints_kept": STEPS}
+        config = TrainConfig(zero_stage=zero_stage, warmup_steps=2, stages=(ALL,), **every)
+        return Run(settings(data, folder, model, config, streams=4, slots_per_batch=200, num_negatives=16))
 
-    def interrupted(zero_stage: int, name: str) -> Run:
-        """A run of which only the first checkpoint of the undisturbed one is there."""
-        shutil.copytree(folder / f"whole-{zero_stage}" / "000", folder / name / "000")
-        return run(zero_stage, name)
+    def interrupted(saved: int, zero_stage: int) -> Run:
+        """A run of which only the first checkpoint of an undisturbed one is there."""
+        made = run(zero_stage)
+        shutil.copytree(undisturbed[saved].checkpoints / FIRST, made.checkpoints / FIRST)
+        return made
 
-    undisturbed = {zero: run(zero, f"whole-{zero}") for zero in ZERO_STAGES}
+    undisturbed = {zero: run(zero) for zero in ZERO_STAGES}
     assert work(list(undisturbed.values()), 2) == [None] * len(ZERO_STAGES)
-    resumed = {zero: interrupted(zero, f"resumed-{zero}") for zero in RESUMED}
-    other_zero = Run(run(1, "other").settings, undisturbed[2].checkpoints)
-    *fine, other_zero_message = work([*resumed.values(), other_zero], 2)
+    resumed = {zero: interrupted(zero, zero) for zero in RESUMED}
+    *fine, refused = work([*resumed.values(), interrupted(0, 2)], 2)
     assert fine == [None] * len(RESUMED)
-    alone = run(2, "alone")
-    fine_alone, other_world_message = work([alone, interrupted(2, "other-world")], 1)
-    assert fine_alone is None
-    return Outcome(undisturbed, resumed, alone, other_zero_message, other_world_message)
+    alone = run(2)
+    assert work([alone], 1) == [None]
+    return Outcome(undisturbed, resumed, alone, refused, interrupted)
+
+
+@pytest.fixture(scope="module")
+def reshaped(outcome: Outcome) -> dict[tuple[int, int, int], Run]:
+    """The runs of RESHAPED."""
+    runs = {shape: outcome.interrupted(*shape[:2]) for shape in RESHAPED}
+    for world_size in (1, 4):
+        assert set(work([run for shape, run in runs.items() if shape[2] == world_size], world_size)) == {None}
+    return runs
 
 
 def weights_of(run: Run) -> dict[str, np.ndarray]:
@@ -116,8 +128,17 @@ def test_a_resumed_run_is_the_undisturbed_one_to_the_bit(outcome: Outcome, zero_
     assert about["best_step"] > CHECKPOINT_AT
 
 
-def test_a_checkpoint_of_another_shape_is_refused_with_the_key(outcome: Outcome) -> None:
-    assert outcome.other_zero_stage is not None
-    assert "train.zero_stage=2" in outcome.other_zero_stage
-    assert outcome.other_world_size is not None
-    assert "set train.num_workers=2 to go on" in outcome.other_world_size
+@pytest.mark.parametrize("shape", RESHAPED)
+def test_another_world_size_or_zero_stage_goes_on_with_the_same_losses(
+    outcome: Outcome, reshaped: dict[tuple[int, int, int], Run], shape: tuple[int, int, int]
+) -> None:
+    expected = outcome.undisturbed[shape[0]].losses("all")[CHECKPOINT_AT:]
+    found = reshaped[shape].losses("all")
+    assert found[0] == pytest.approx(expected[0], rel=1e-5)
+    np.testing.assert_allclose(found, expected, rtol=1e-3)
+    assert reshaped[shape].warnings() == ""
+
+
+def test_what_zero_0_saved_is_refused_at_another_stage_with_the_key(outcome: Outcome) -> None:
+    assert outcome.refused is not None
+    assert "set train.zero_stage=0 to go on" in outcome.refused

@@ -4,8 +4,6 @@ import json
 import os
 import shutil
 import signal
-import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +21,8 @@ from rayrec.models.ranker import load_ranker
 from rayrec.schema import batch_of_rows
 from rayrec.storage import is_published, verify
 from rayrec.text import item_texts
-from rayrec.train import trainer
+from rayrec.train import trainer, worker
+from rayrec.train.checkpoint import Checkpoints
 from rayrec.train.config import StageConfig, TrainConfig
 from tests import tiny
 from tests.synthetic import generate, published
@@ -127,20 +126,21 @@ def test_a_mistake_of_the_user_among_the_workers_comes_out_as_one(
         fit(data, str(tmp_path / "weights"), model, config=config)
 
 
-class Mortal(trainer.RayCheckpoints):
-    """The second rank dies once, when it is about to report its second checkpoint."""
+class Mortal(Checkpoints):
+    """The second rank dies once, when it is about to save its second checkpoint; the first is stored."""
 
-    puts = 0
+    saves = 0
     flag: Path
 
-    def put(self, directory: str, metrics: Mapping[str, float]) -> None:
-        """Reports, or dies."""
-        self.puts += 1
-        if self.puts == 2 and dist.get_rank() == 1 and not self.flag.exists():
-            time.sleep(2)  # the controller learns of the first checkpoint by polling
-            self.flag.touch()
-            os.kill(os.getpid(), signal.SIGKILL)
-        super().put(directory, metrics)
+    def save(self, *arguments: Any) -> None:
+        """Saves, or dies."""
+        self.saves += 1
+        if self.saves == 2 and not self.flag.exists():
+            self.drain()
+            if dist.get_rank() == 1:
+                self.flag.touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+        super().save(*arguments)
 
 
 def test_a_fit_whose_worker_is_killed_ends_with_the_weights_of_the_undisturbed_one(
@@ -151,7 +151,7 @@ def test_a_fit_whose_worker_is_killed_ends_with_the_weights_of_the_undisturbed_o
     def mortal_work(settings: dict[str, Any]) -> None:
         """Runs in a worker, whose own trainer module has the `_work` that is replaced here."""
         Mortal.flag = flag
-        trainer.RayCheckpoints = Mortal  # type: ignore[misc]
+        worker.Checkpoints = Mortal  # type: ignore[misc]
         trainer._work(settings)
 
     monkeypatch.setattr(trainer, "_work", mortal_work)

@@ -1,19 +1,24 @@
-"""The key of checkpoints, what tells one run from another, and in which order a fit's checkpoints are looked at."""
+"""The key of checkpoints, what tells one run from another, and what a manifest says."""
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import ray.train
 
 from rayrec.data.config import LoaderConfig
 from rayrec.models.config import ModelConfig
 from rayrec.storage import file_entry, write_bytes
-from rayrec.train import checkpoint
-from rayrec.train.checkpoint import KEY_ENV, OF_THE_MACHINES, Trust, checkpoint_key, run_of
 from rayrec.train.config import TrainConfig
-from rayrec.train.trainer import RayCheckpoints
+from rayrec.train.trust import (
+    KEY_ENV,
+    OF_THE_MACHINES,
+    Judgement,
+    Manifest,
+    Trust,
+    checkpoint_key,
+    judged,
+    run_of,
+)
 from rayrec.train.worker import WorkerSettings
 
 KEY = "0123456789abcdef"
@@ -48,14 +53,14 @@ def test_only_what_the_machines_are_does_not_tell_one_run_from_another() -> None
     assert set(OF_THE_MACHINES) < set(TrainConfig.model_fields)
 
 
-def manifest_at(folder: Path, **changes: object) -> checkpoint._Judgement:
+def manifest_at(folder: Path, **changes: object) -> Judgement:
     """What is said of a checkpoint of one file, by the key KEY, after a change of its manifest before it is signed."""
     write_bytes(str(folder / "shard"), b"abc")
     about = {"files": {"shard": file_entry(str(folder / "shard"))}, "run": {"seed": 0}, "stage": "all"}
-    made = checkpoint._Manifest.model_validate({**about, "world_size": 1, "zero_stage": 2, **changes})
+    made = Manifest.model_validate({**about, "world_size": 1, "zero_stage": 2, **changes})
     signed = made.model_copy(update={"signature": made.signed(KEY.encode())})
     write_bytes(str(folder / "manifest.json"), signed.model_dump_json().encode())
-    return checkpoint._judged(str(folder), Trust({"seed": 0}, KEY.encode()))
+    return judged(str(folder), Trust({"seed": 0}, KEY.encode()))
 
 
 def test_a_signed_manifest_of_this_run_is_trusted_and_no_path_out_of_it(tmp_path: Path) -> None:
@@ -79,10 +84,10 @@ def test_a_signed_manifest_of_this_run_is_trusted_and_no_path_out_of_it(tmp_path
 )
 def test_the_signature_covers_every_field(tmp_path: Path, change: dict[str, object]) -> None:
     assert manifest_at(tmp_path).manifest is not None
-    signed = checkpoint._Manifest.model_validate_json((tmp_path / "manifest.json").read_bytes())
-    altered = checkpoint._Manifest.model_validate({**signed.model_dump(), **change})
+    signed = Manifest.model_validate_json((tmp_path / "manifest.json").read_bytes())
+    altered = Manifest.model_validate({**signed.model_dump(), **change})
     write_bytes(str(tmp_path / "manifest.json"), altered.model_dump_json().encode())
-    found = checkpoint._judged(str(tmp_path), Trust(altered.run, KEY.encode()))
+    found = judged(str(tmp_path), Trust(altered.run, KEY.encode()))
     assert found.foreign
     assert "signature" in found.flaw
 
@@ -90,21 +95,7 @@ def test_the_signature_covers_every_field(tmp_path: Path, change: dict[str, obje
 @pytest.mark.parametrize("text", [b"[]", b"\xff", b"", b'{"kind": "weights"}', b'{"files": 3}'])
 def test_a_manifest_that_is_none_is_a_torn_one(tmp_path: Path, text: bytes) -> None:
     write_bytes(str(tmp_path / "manifest.json"), text)
-    found = checkpoint._judged(str(tmp_path), Trust({}, KEY.encode()))
+    found = judged(str(tmp_path), Trust({}, KEY.encode()))
     assert found.manifest is None
     assert found.flaw
     assert not found.foreign
-
-
-def test_what_ray_took_over_last_comes_first_then_the_others_by_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    uri = "memory://run/checkpoints/fit"
-    store = RayCheckpoints(uri)
-    monkeypatch.setattr(ray.train, "get_checkpoint", lambda: None)
-    assert store.newest_first() == []
-    for name in ("checkpoint_2026-01-01", "checkpoint_2026-01-03", "checkpoint_2026-01-02", "worker_logs"):
-        write_bytes(f"{uri}/{name}/manifest.json", b"{}")
-    write_bytes(f"{uri}/checkpoint_manager_snapshot.json", b"{}")
-    assert [name[-2:] for name in store.newest_first()] == ["03", "02", "01"]
-    monkeypatch.setattr(ray.train, "get_checkpoint", lambda: SimpleNamespace(path="run/fit/checkpoint_2026-01-02"))
-    assert [name[-2:] for name in store.newest_first()] == ["02", "03", "01"]
-    assert store.newest_first()[0] == f"{uri}/checkpoint_2026-01-02"
