@@ -249,7 +249,7 @@ def measured(folder: Path, period: float, failures: int) -> Result:
     states = folder / "a" / "run" / "weights" / "states"
     history, cold_start, found = disturbed(folder / "b", dataset, states, period, failures)
     order = dealt(str(dataset), WORKERS, SLOTS, history.last_step())
-    step_s = median_of(reference.step_seconds())
+    step_s = median_of(history.step_seconds())
     judgement = judged(history, reference, order, found, period, step_s, cold_start, CHECKPOINT_EVERY)
     return {"cold_start_s": cold_start, "step_s": step_s, "steps": history.last_step(), **judgement}
 

@@ -123,7 +123,7 @@ def judged(
         order: targets by step.
         failures: of the disturbed training, one in each period.
         period: seconds.
-        step_s: of the undisturbed training.
+        step_s: of most steps of the disturbed training; speeds of a machine drift from one run to the next.
         cold_start: seconds from the command to the first step.
         checkpoint_every: steps.
     """

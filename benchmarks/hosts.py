@@ -52,12 +52,13 @@ class Host:
         first: the host that has the bridge, or None for that host itself.
         """
         self.address = f"{NETWORK}.{number}"
-        self._holder = subprocess.Popen([*UNSHARE, "sleep", "infinity"], stderr=subprocess.DEVNULL)
+        # It reads for ever, and ends when this process does, however that ends.
+        self._holder = subprocess.Popen([*UNSHARE, "cat"], stdin=subprocess.PIPE, stderr=subprocess.DEVNULL)
         self._started: list[subprocess.Popen[bytes]] = []
         children = Path(f"/proc/{self._holder.pid}/task/{self._holder.pid}/children")
         wait_for(lambda: children.read_text().split(), "namespace")
         self.pid = int(children.read_text().split()[0])
-        wait_for(lambda: os.readlink(f"/proc/{self.pid}/exe").endswith("sleep"), "first process")
+        wait_for(lambda: Path(f"/proc/{self.pid}/comm").read_text().strip() == "cat", "first process")
         self.namespace = os.readlink(f"/proc/{self.pid}/ns/pid")
         self._ip("link", "set", "lo", "up")
         if first is None:
@@ -112,7 +113,7 @@ class Host:
         """SIGKILL to its first process, by which the kernel kills all others; returns when none is left."""
         if self._holder.poll() is None:
             os.kill(self.pid, signal.SIGKILL)
-        self._holder.wait()
+        self._holder.communicate()
         for started in self._started:
             started.wait()
         wait_for(lambda: not self.members(), f"end of {self.address}")
