@@ -85,6 +85,8 @@ def retried(work: Callable[[], Value], what: str, *, waits: Sequence[float], sto
     for number, wait in enumerate((*waits, None), start=1):
         try:
             return work()
+        except FileNotFoundError:
+            raise
         except Exception as error:  # each kind of storage raises its own; few of them are OSErrors
             seen = f"{what} failed: {type(error).__name__}: {error}"
             if wait is None or stop.wait(wait * random.SystemRandom().uniform(0.5, 1.5)):
