@@ -13,6 +13,7 @@ from rayrec.train.precision import Precision
 from tests import tiny
 from tests.engines import engine, in_world, inputs_of, train
 
+pytestmark = pytest.mark.timeout(900)
 STEPS = 4
 VARIANTS: dict[str, dict[str, Any]] = {
     **{f"zero {zero}": {"zero_stage": zero} for zero in range(4)},

@@ -11,6 +11,7 @@ from rayrec.train.universal import to_universal
 from tests import tiny
 from tests.engines import engine, in_world, train
 
+pytestmark = pytest.mark.timeout(900)
 SAVED_AT, ZERO_STAGES = 3, (0, 1, 2, 3)
 
 
