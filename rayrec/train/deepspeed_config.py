@@ -20,7 +20,7 @@ def deepspeed_config(config: TrainConfig, accumulation: int, trainable: int) -> 
 
     Args:
         config: the source of every value.
-        accumulation: micro-batches a rank and step: virtual streams over world size.
+        accumulation: micro-batches a rank and step: Loader.micro_batches.
         trainable: parameters that train; a bucket holds them all, up to DeepSpeed's default size.
     """
     bucket = min(trainable + trainable % 2, LARGEST_BUCKET)  # DeepSpeed aligns it to two numbers

@@ -71,6 +71,7 @@ class Engine:
         precision: what the language model's trained layers run in, and why.
         applied: the last step() was taken; False where a gradient on any rank was not finite, and then weights and
             optimiser are as they were. The same on all ranks.
+        rescaled: it was not taken for fp16's loss scale was too large, and is lower now; nothing is wrong.
     """
 
     def __init__(self, model: Recommender, stage: StageConfig, config: TrainConfig, accumulation: int) -> None:
@@ -88,7 +89,7 @@ class Engine:
         names = [own.name] * dist.get_world_size()
         dist.all_gather_object(names, own.name)
         self.precision = agreed(own, names)
-        self.applied = False
+        self.applied, self.rescaled = False, False
         model.top.precision = DTYPES[self.precision.name]
         if config.activation_checkpointing:
             model.top.checkpoint_layers()
@@ -151,8 +152,7 @@ class Engine:
             self.engine.step()
             shares.append(losses.detach())
         self.applied = self.engine.was_step_applied()
-        if self.loss_scale is not None:
-            self.loss_scale.update(self.applied)
+        self.rescaled = self.loss_scale is not None and self.loss_scale.update(self.applied)
         return torch.stack(shares).sum(0).cpu()
 
     @contextlib.contextmanager

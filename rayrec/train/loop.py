@@ -209,7 +209,7 @@ def run_stage(
                 step=state.step + 1,
                 epoch_step=state.epoch_step + 1,
                 skipped=state.skipped + (not agreed.applied),
-                skipped_in_a_row=0 if agreed.applied else state.skipped_in_a_row + 1,
+                skipped_in_a_row=0 if agreed.applied else state.skipped_in_a_row + (not engine.rescaled),
             )
             callbacks.after_step(state, agreed.losses, counts)
             if state.skipped_in_a_row == config.max_skipped:

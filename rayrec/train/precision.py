@@ -97,17 +97,22 @@ class LossScale:
     def _unscaled(self, gradient: Tensor) -> Tensor:
         return gradient / self.value
 
-    def update(self, applied: bool) -> None:
+    def update(self, applied: bool) -> bool:
         """Call it after every step.
 
         Args:
             applied: all gradients were finite.
+
+        Returns:
+            Whether it was lowered.
         """
+        before = self.value
         self.good_steps = self.good_steps + 1 if applied else 0
         if not applied:
             self.value = max(self.value / 2, 1.0)
         elif self.good_steps % self.GROWTH_STEPS == 0:
             self.value *= 2
+        return self.value < before
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint holds."""

@@ -42,6 +42,7 @@ class Script:
     checkpoints: list[LoopState] = field(default_factory=list)
     losses: dict[int, float] = field(default_factory=dict)
     overflows: tuple[int, ...] = ()
+    too_large_scales: tuple[int, ...] = ()
     asked: dict[int, int] = field(default_factory=dict)
     late: tuple[int, ...] = ()
     uploading: tuple[int, ...] = ()
@@ -50,6 +51,7 @@ class Script:
     drained: int = 0
     kept: list[int] = field(default_factory=list)
     applied: bool = True
+    rescaled: bool = False
 
     def gathered_state(self) -> dict[str, Tensor]:
         """The weight."""
@@ -58,7 +60,8 @@ class Script:
     def step(self, inputs: object, seeds: object, counts: Tensor, step: int) -> Tensor:
         """Counts, unless the gradient overflows: `overflows` and `losses` tell of the steps that ever ran."""
         self.steps.append(step)
-        self.applied = len(self.steps) not in self.overflows
+        self.rescaled = len(self.steps) in self.too_large_scales
+        self.applied = not self.rescaled and len(self.steps) not in self.overflows
         self.weight += self.applied
         return torch.full((3,), self.losses.get(len(self.steps), 0.0))
 
@@ -204,6 +207,12 @@ def test_a_step_with_a_loss_or_a_gradient_that_is_not_finite_is_skipped_and_coun
     script = Script([0.1] * 9, losses={2: float("nan")}, overflows=(2, 3, 5))
     final = script.run(stage(steps=6, patience=9), max_skipped=3)
     assert (final.step, final.skipped, final.skipped_in_a_row, script.weight) == (6, 3, 0, 3)
+
+
+def test_a_step_skipped_for_a_loss_scale_to_be_lowered_is_nothing_to_go_back_for() -> None:
+    script = Script([0.1] * 9, too_large_scales=(1, 2, 4), overflows=(3,))
+    final = script.run(stage(steps=6, patience=9), max_skipped=2)
+    assert (final.step, final.skipped, script.weight) == (6, 4, 2)
 
 
 def test_steps_skipped_in_a_row_go_back_to_the_checkpoint_and_on_with_the_next_rows() -> None:

@@ -117,9 +117,9 @@ def test_the_newest_are_kept_and_what_was_torn_before_them_goes(tmp_path: Path) 
 
 
 def test_names_are_ordered_by_their_numbers(tmp_path: Path) -> None:
-    for name in ("checkpoint_1000000_1", "checkpoint_000002_00000009", "checkpoint_000010_00000001", "checkpoint_x"):
+    for name in ("checkpoint_1000000_1", "checkpoint_999999_00000009", "checkpoint_000010_00000001", "checkpoint_x"):
         write_bytes(str(tmp_path / name / "shard"), b"1")
-    assert [name.split("_")[1] for name in store_at(tmp_path).numbered()] == ["000002", "000010", "1000000"]
+    assert [name.split("_")[1] for name in store_at(tmp_path).numbered()] == ["000010", "999999", "1000000"]
     assert store_at(tmp_path / "none").numbered() == []
 
 
