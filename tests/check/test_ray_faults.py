@@ -52,7 +52,7 @@ def training(folder: Path, name: str, steps: int = STEPS, every: int = EVERY, **
         run=str(run),
         model=tiny.model_config(tiny.language_model(folder / "language_model"), dropout=0.2),
         loader=LoaderConfig(streams=3, slots_per_batch=200, num_negatives=16),
-        train=TrainConfig(checkpoint_every=every, warmup_steps=2, stages=(stage,), **train),
+        train=TrainConfig(precision="fp32", checkpoint_every=every, warmup_steps=2, stages=(stage,), **train),
         export_stage="tuned",
     )
 

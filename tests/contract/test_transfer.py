@@ -101,7 +101,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     config = TrainConfig(
         stages=(SCALED, FROZEN, ID_ONLY), controls=("random_weights", "shuffled_texts"), zero_stage=0, warmup_steps=3
     )
-    return trained(data, Run(settings(data, folder, MODEL, config, **LOADER), str(folder / "checkpoints")))
+    return trained(data, Run(settings(data, folder, MODEL, config, **LOADER)))
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +112,7 @@ def abroad(home: Trained, tmp_path_factory: pytest.TempPathFactory) -> Trained:
     stage = SCALED.model_copy(update={"name": "scaled_random_weights", "control": "random_weights"})
     start = f"{home.run.settings.uri}/frozen"
     config = TrainConfig(stages=(stage,), start_from=start, zero_stage=0, warmup_steps=3)
-    return trained(data, Run(settings(data, folder, MODEL, config, **LOADER), str(folder / "checkpoints")))
+    return trained(data, Run(settings(data, folder, MODEL, config, **LOADER)))
 
 
 def mean_loss(run: Run, stage: str, steps: slice) -> float:
