@@ -34,20 +34,27 @@ class Validation:
     def __call__(self, ranker: Ranker) -> dict[str, float]:
         """`ndcg`, `cold_ndcg` (nan where nothing is held out) and `value`, their mean; equal on all ranks.
 
+        Weights that have diverged, whose scores are not finite, have the lowest value: -inf, and nan for both.
+
         Raises:
             ValueError: no row has a relevant target.
         """
-        sums = torch.zeros(4, dtype=torch.float64)
+        sums = torch.zeros(5, dtype=torch.float64)
         for start in range(0, len(self.rows), USERS_PER_BLOCK):
             rows = self.rows.slice(start, USERS_PER_BLOCK)
             batch = batch_of_rows(rows)
             scores_BN = ranker.score(batch)
+            if not np.isfinite(scores_BN).all():
+                sums[4] += 1
+                break
             relevant_BN, unseen_BN = relevance(rows, batch, len(self.held_out_N))
             for place, candidates_BN in ((0, unseen_BN), (2, unseen_BN & self.held_out_N)):
                 ndcg_B = ranking_metrics(scores_BN, relevant_BN, candidates_BN, self.k)["ndcg"]
                 sums[place] += float(np.nansum(ndcg_B))
                 sums[place + 1] += int(np.isfinite(ndcg_B).sum())
         dist.all_reduce(sums)
+        if sums[4]:
+            return {"ndcg": math.nan, "cold_ndcg": math.nan, "value": -math.inf}
         if sums[1] == 0:
             raise ValueError(
                 "no validation user has a liked target; lower data.like_threshold or widen data.split.valid_fraction"

@@ -52,6 +52,18 @@ def test_without_held_out_items_all_items_alone_choose(data: Dataset) -> None:
     assert found["value"] == found["ndcg"]
 
 
+def test_weights_that_have_diverged_have_the_lowest_value(data: Dataset) -> None:
+    class Diverged(Random):
+        def score(self, *args: Any, **kwargs: Any) -> np.ndarray:
+            scores_BN = super().score(*args, **kwargs)
+            scores_BN[-1, 0] = np.nan
+            return scores_BN
+
+    found = Validation(data.rows("valid"), held_out(data), 10)(Diverged(data.num_items))  # type: ignore[arg-type]
+    assert found["value"] == -math.inf
+    assert math.isnan(found["ndcg"])
+
+
 def test_without_a_liked_target_it_is_refused_with_the_remedy(data: Dataset) -> None:
     rows = data.rows("valid")
     disliked = [[DISLIKED] * len(likes) for likes in rows["likes"].to_pylist()]
