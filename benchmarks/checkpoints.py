@@ -105,7 +105,7 @@ def work(
         bytes_per_s: of the storage, shared by the ranks.
     """
     from rayrec.train.checkpoint import Checkpoints, Trust
-    from rayrec.train.loop import LoopState
+    from rayrec.train.surroundings import LoopState
 
     fsspec.register_implementation("slow", SlowFileSystem)
     storage.ALLOWED_SCHEMES = (*storage.ALLOWED_SCHEMES, "slow")

@@ -15,6 +15,7 @@ from typing import Any, Literal, Self, TextIO
 
 from tqdm import tqdm
 
+METRICS = "metrics.jsonl"
 SECONDS_BETWEEN_LINES = 10.0
 """How often a progress line is written where stderr is a file or a pipe."""
 RECENT_UPDATES = 50
@@ -220,7 +221,7 @@ class MetricsLog:
         from torch.utils.tensorboard import SummaryWriter  # torch is heavy; this module stays light
 
         os.makedirs(directory, exist_ok=True)
-        self.path = os.path.join(directory, "metrics.jsonl")
+        self.path = os.path.join(directory, METRICS)
         self._end_torn_line()
         self.file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115 (closed by close)
         self.writer = SummaryWriter(directory)

@@ -39,6 +39,8 @@ POINTS: dict[str, tuple[Any, str]] = {
     "manifest": (store, "publish"),
 }
 """Functions at which a process may be killed."""
+OF_FIRST_RANK = ("upload", "manifest")
+"""Points where the first rank dies, which alone has files at every ZeRO stage and writes the manifest."""
 
 
 @dataclass(frozen=True)
@@ -145,7 +147,7 @@ def work(runs: Sequence[Run], world_size: int) -> list[str | None]:
 
 
 def kill(run: Run, world_size: int, where: Kill) -> None:
-    """Trains a run in fresh processes until one of them is killed: the last rank, or the first to write a manifest."""
+    """Trains a run in fresh processes until one is killed: the last rank, or the first where storing is the point."""
     with tempfile.TemporaryDirectory() as folder:
         with suppress(ProcessExitedException, ProcessRaisedException):
             torch.multiprocessing.spawn(_work, (world_size, folder, [run], where), nprocs=world_size)
@@ -156,7 +158,7 @@ def _work(rank: int, world_size: int, folder: str, runs: list[Run], where: Kill 
     torch.set_num_threads(1)
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world_size))  # as a launcher does
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world_size)
-    if where is not None and rank == (0 if where.point == "manifest" else world_size - 1):
+    if where is not None and rank == (0 if where.point in OF_FIRST_RANK else world_size - 1):
         where.arm(Path(folder) / KILLED)
     outcome: list[str | None] = []
     for run in runs:

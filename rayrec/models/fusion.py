@@ -101,8 +101,9 @@ class ItemFusion(nn.Module):
         self.adapter = residual_adapter(size)
         self.linear_guess = nn.Linear(size, features)
         self.guess = residual_adapter(size, features)
-        shared = id_rows is not None and id_rows < num_items
-        self.ids = HashedIds(id_rows, size) if shared and id_rows else nn.Embedding(num_items, size)
+        self.ids: nn.Module = nn.Embedding(num_items, size)
+        if id_rows is not None and id_rows < num_items:
+            self.ids = HashedIds(id_rows, size)
         self.gate = nn.Parameter(torch.ones(1))
         self.register_buffer("known_N", torch.zeros(num_items, dtype=torch.bool))
         if use_text:

@@ -22,7 +22,7 @@ from rayrec.storage import join, read_bytes, read_json, verify
 NEW_ITEM = np.array([[0.0, 0.0, 1.0, 0.0]], np.float32)
 """FEATURES of an item that nobody has met."""
 OF_ITEMS = ("fusion.ids.weight", "fusion.known_N")
-"""Tensors with a row an item."""
+"""Tensors of the catalogue's items."""
 
 
 class Ranker:

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
 
+import torch
 import torch.distributed as dist
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -21,12 +22,12 @@ from safetensors.torch import load_file, save_file
 from rayrec.data.loader import merged
 from rayrec.storage import WAITS, join, read_json, write_json
 from rayrec.train.engine import Engine
-from rayrec.train.loop import LoopState
 from rayrec.train.store import Snapshot, Store, Task
+from rayrec.train.surroundings import LoopState
 from rayrec.train.trust import Manifest, Trust
 from rayrec.train.universal import to_universal
 
-SECONDS_TO_CLOSE = 10.0
+SECONDS_TO_CLOSE, SECONDS_BETWEEN_LOOKS = 10.0, 0.2
 Value = TypeVar("Value")
 logger = logging.getLogger(__name__)
 
@@ -119,10 +120,20 @@ class Checkpoints:
         if idle and self._flight is not None:
             self._settle(self._flight)
 
-    def drain(self) -> None:
-        """Returns when all that was queued is stored or given up; every rank calls it."""
+    def drain(self, waiting: Callable[[], None] = lambda: None) -> None:
+        """Returns when all that was queued is stored or given up; every rank calls it.
+
+        Args:
+            waiting: called now and then; no rank waits for another longer than that.
+        """
         while self._flight is not None:
-            self._settle(self._flight)
+            busy = torch.tensor(float(self.busy()))
+            dist.all_reduce(busy)
+            if busy:
+                waiting()
+                self._flight.task.join(SECONDS_BETWEEN_LOOKS)
+            else:
+                self._settle(self._flight)
 
     def close(self) -> None:
         """Gives up what is on its way, and removes the local copies."""
@@ -182,10 +193,10 @@ class Checkpoints:
         self.drain()
         self.converted = False
         flaw, foreign = "", ""
-        names = _of_first_rank(self._store.numbered)
+        names = of_first_rank(self._store.numbered)
         self._last = max([self._last, *(int(name.split("_")[1]) for name in names)])
         for name in reversed(names):
-            found, flaw_here, is_foreign, _ = _of_first_rank(partial(self._store.judged, name))
+            found, flaw_here, is_foreign, _ = of_first_rank(partial(self._store.judged, name))
             if found is not None and found.stage != stage:
                 foreign = ""
                 break
@@ -245,7 +256,7 @@ def _gathered(value: Value) -> list[Value]:
     return box
 
 
-def _of_first_rank(make: Callable[[], Value]) -> Value:
+def of_first_rank(make: Callable[[], Value]) -> Value:
     """What rank 0 makes, on every rank; where its storage fails, every rank raises."""
     box: list[Any] = [None, ""]
     if dist.get_rank() == 0:

@@ -84,7 +84,7 @@ class TrainConfig(BaseModel):
 
     With `min_workers` training starts, and goes on after a loss, with as many workers as there is room for, from so
     many up to `num_workers`; without it, it waits for room for all. `max_failures` counts deaths without notice; nodes
-    that Ray has announced to be taken count for nothing. Where one phase of a step lasts `hang_seconds`, the rank that
+    that Ray has announced to be taken count for nothing. Where one phase of a run lasts `hang_seconds`, the rank that
     holds up the others is named, and the workers start again.
 
     Validation chooses by NDCG at `validation_k`, deeper than the report looks, for the top ten alone are too few to
@@ -138,7 +138,7 @@ class TrainConfig(BaseModel):
     wandb_project: str | None = Field(None, min_length=1)
     wandb_mode: Literal["online", "offline"] = "online"
     trace_steps: int = Field(0, ge=0)
-    hang_seconds: float = Field(600, gt=0)
+    hang_seconds: float = Field(1800, gt=0)
     start_from: str | None = None
     stages: tuple[StageConfig, ...] = DEFAULT_STAGES
     controls: tuple[Literal["random_weights", "shuffled_texts"], ...] = ()

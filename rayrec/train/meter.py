@@ -102,6 +102,7 @@ class Meter:
         self.phases = [START]
         self.stage = self.stages.setdefault(stage, _Stage())
         self.recent.clear()
+        self.entered(START)
         self.in_steps = self._seconds_in_steps()
 
     def spend(self) -> None:

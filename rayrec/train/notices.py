@@ -35,10 +35,10 @@ class InterruptedTraining(Exception):  # noqa: N818 - no error: somebody wanted 
 class _Thread(threading.Thread):
     """Work whose outcome is kept; it does not keep the process alive."""
 
-    def __init__(self, work: Callable[[], bool]) -> None:
+    def __init__(self, work: Callable[[], str]) -> None:
         super().__init__(name="rayrec-train", daemon=True)
         self._work = work
-        self._stopped = False
+        self._stopped = ""
         self._error: BaseException | None = None
 
     def run(self) -> None:
@@ -47,19 +47,19 @@ class _Thread(threading.Thread):
         except BaseException as error:
             self._error = error  # raised by outcome()
 
-    def outcome(self) -> bool:
+    def outcome(self) -> str:
         if self._error is not None:
             raise self._error
         return self._stopped
 
 
-def listening(work: Callable[[], bool], stop: Callable[[], bool]) -> None:
+def listening(work: Callable[[], str], stop: Callable[[], bool]) -> None:
     """Does work in a thread while the main thread, which alone hears signals, listens; elsewhere just does it.
 
     At the first signal `stop` is called, and the work is waited for.
 
     Args:
-        work: what may take long; returns whether it was stopped before its end.
+        work: what may take long; returns what became of it where it was stopped before its end, else "".
         stop: asks it to; returns whether anybody listens who could.
 
     Raises:
@@ -90,8 +90,8 @@ def listening(work: Callable[[], bool], stop: Callable[[], bool]) -> None:
                 print(f"{name}: a checkpoint at the next step, then the end; once more ends at once", file=sys.stderr)
             if len(heard) > 1:
                 raise InterruptedTraining(heard[1], "ended at once, without a new checkpoint,")
-        if thread.outcome():
-            raise InterruptedTraining(heard[0], "stopped, with a checkpoint,")
+        if stopped := thread.outcome():
+            raise InterruptedTraining(heard[0], stopped)
 
 
 class Notices:

@@ -169,7 +169,7 @@ def plan(
 
 def _id_table(shape: Recommender, data: Dataset | None) -> dict[str, Any]:
     size = shape.config.embedding_size
-    rows = None if data is None else len(shape.fusion.ids.weight)
+    rows = None if data is None else shape.fusion.ids.get_parameter("weight").shape[0]
     return {"rows": rows, "bytes_a_row": size * FLOAT, "bytes": None if rows is None else rows * size * FLOAT}
 
 

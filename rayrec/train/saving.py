@@ -4,6 +4,7 @@ import dataclasses
 import os
 import tempfile
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,20 +14,31 @@ from rayrec.data.loader import Loader, Step
 from rayrec.storage import join, upload_directory
 from rayrec.train.checkpoint import Checkpoints
 from rayrec.train.engine import Engine
-from rayrec.train.loop import LoopState
+from rayrec.train.surroundings import LoopState
 
 
 class StageSaving:
     """Binds the run's checkpoints to the engine and the reader of one stage."""
 
-    def __init__(self, checkpoints: Checkpoints, engine: Engine, loader: Loader, stage: str, minutes: float) -> None:
+    def __init__(
+        self,
+        checkpoints: Checkpoints,
+        engine: Engine,
+        loader: Loader,
+        stage: str,
+        minutes: float,
+        waiting: Callable[[], None],
+    ) -> None:
         """Args:
         checkpoints: of the run.
         engine: of the stage.
         loader: whose place is saved.
         stage: its name.
         minutes: after which a checkpoint is due.
+        waiting: called now and then while the storage is waited for.
         """
+        self.waiting = waiting
+        self.lost_before = checkpoints.lost
         self.checkpoints, self.engine, self.loader, self.stage = checkpoints, engine, loader, stage
         self.seconds = 60 * minutes
         self.saved_at = time.monotonic()
@@ -49,7 +61,7 @@ class StageSaving:
 
     def save(self, state: LoopState) -> None:
         """Takes a snapshot."""
-        self.saved_at = time.monotonic()
+        self.saved_at, self.lost_before = time.monotonic(), self.checkpoints.lost
         self.checkpoints.save(self.engine, state, self.loader.state_dict(), self.stage)
 
     def busy(self) -> bool:
@@ -64,9 +76,10 @@ class StageSaving:
         """Publishes what is stored and starts what is queued, where no rank is busy."""
         self.checkpoints.advance(idle)
 
-    def drain(self) -> None:
-        """Returns when all is stored and published."""
-        self.checkpoints.drain()
+    def drain(self) -> bool:
+        """Returns when all is stored and published: whether the last snapshot was, or it and others were given up."""
+        self.checkpoints.drain(self.waiting)
+        return self.checkpoints.lost == self.lost_before
 
 
 def keep_rows(step: Step, folder: str) -> str:

@@ -31,8 +31,8 @@ from rayrec.text import item_texts
 from rayrec.tracking import require_wandb
 from rayrec.train.config import TrainConfig
 from rayrec.train.initial import model_of
-from rayrec.train.loop import Stopped
 from rayrec.train.notices import NOTHING, Notices, listening
+from rayrec.train.surroundings import Stopped
 from rayrec.train.trust import OF_THE_MACHINES, checkpoint_key
 from rayrec.train.worker import Worker, WorkerSettings
 
@@ -68,8 +68,8 @@ def _leaving() -> Collection[str]:
     return [] if info is None else [f"node {node}" for node in info.preempted_node_ids]
 
 
-def _work(settings: dict[str, Any]) -> bool:
-    """Trains; returns whether it was stopped before its end."""
+def _work(settings: dict[str, Any]) -> str:
+    """Trains; returns what became of it where it was stopped before its end, else ""."""
     local: WorkerSettings = settings["worker"]
     request = settings["stop"]
 
@@ -88,16 +88,16 @@ def _work(settings: dict[str, Any]) -> bool:
         }
         try:
             Worker(replace(local, states=states), notice, ray.train.torch.get_device()).run()
-        except Stopped:
-            return True
+        except Stopped as stopped:
+            return "stopped, with a checkpoint," if stopped.saved else "stopped, without a new checkpoint,"
         except ValueError as error:
             if not is_refusal(error):
                 raise
             raise UserMistakeError(str(error)) from error
-    return False
+    return ""
 
 
-def _until_stopped(work: Callable[[Any], bool]) -> None:
+def _until_stopped(work: Callable[[Any], str]) -> None:
     """Does work that is given a StopRequest's handle, until it ends or a signal stops it."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
     actor: Any = ray.remote(StopRequest)
@@ -116,8 +116,8 @@ def _until_stopped(work: Callable[[Any], bool]) -> None:
         ray.kill(request)
 
 
-def _fit(settings: WorkerSettings, request: Any) -> bool:
-    """Runs the workers; returns whether they were stopped. A user's mistake among them comes out as a ValueError."""
+def _fit(settings: WorkerSettings, request: Any) -> str:
+    """Runs the workers; returns what _work does. A user's mistake among them comes out as a ValueError."""
     config = settings.config
     work: Callable[[dict[str, Any]], Any] = _work
     workers: Any = config.num_workers if config.min_workers is None else (config.min_workers, config.num_workers)
@@ -140,7 +140,7 @@ def _fit(settings: WorkerSettings, request: Any) -> bool:
         ),
     )
     try:
-        return bool(trainer.fit().return_value)
+        return str(trainer.fit().return_value)
     except WorkerGroupError as error:
         refused = [failure for failure in error.worker_failures.values() if isinstance(failure, UserMistakeError)]
         if refused:
@@ -219,7 +219,7 @@ def train(
 
     workers = config.fewest_workers, config.num_workers
 
-    def work(request: Any) -> bool:
+    def work(request: Any) -> str:
         states = {
             shape.pretrained: encode_catalogue(texts, shape, join(absolute(uri), "states"), workers=workers)
             for shape in {shape.pretrained: shape for shape in shapes}.values()

@@ -22,7 +22,7 @@ from rayrec.train.config import TrainConfig
 KEY_ENV = "RAYREC_CHECKPOINT_KEY"
 OF_THE_MACHINES = (
     *("num_workers", "min_workers", "use_gpu", "cpus_per_worker", "zero_stage"),
-    *("offload_optimizer", "offload_parameters", "offload_folder", "activation_checkpointing", "deepspeed"),
+    *("offload_optimizer", "offload_parameters", "offload_folder", "activation_checkpointing"),
     *("checkpoint_every", "checkpoint_minutes", "checkpoints_kept", "max_failures", "hang_seconds"),
     *("wandb_project", "wandb_mode", "trace_steps"),
 )

@@ -1,7 +1,7 @@
 """The validation value that chooses: NDCG over all items and, where items are held out, over those alone."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -21,15 +21,19 @@ CALIBRATION_PROFILES = (0.0, 0.1, 0.3)
 class Validation:
     """Ranks each rank's share of the validation users over the whole catalogue, a block of users at a time."""
 
-    def __init__(self, rows: pa.Table, held_out_N: np.ndarray, k: int) -> None:
+    def __init__(
+        self, rows: pa.Table, held_out_N: np.ndarray, k: int, after_block: Callable[[], None] = lambda: None
+    ) -> None:
         """Args:
         rows: ROWS of the validation users to rank for, the same on every rank.
         held_out_N: bool, items held out for validation.
         k: cut-off of NDCG.
+        after_block: called after each block of users.
         """
         self.rows = rows.take(list(range(dist.get_rank(), len(rows), dist.get_world_size())))
         self.held_out_N = held_out_N
         self.k = k
+        self.after_block = after_block
 
     def __call__(self, ranker: Ranker) -> dict[str, float]:
         """`ndcg`, `cold_ndcg` (nan where nothing is held out) and `value`, their mean; equal on all ranks.
@@ -52,6 +56,7 @@ class Validation:
                 ndcg_B = ranking_metrics(scores_BN, relevant_BN, candidates_BN, self.k)["ndcg"]
                 sums[place] += float(np.nansum(ndcg_B))
                 sums[place + 1] += int(np.isfinite(ndcg_B).sum())
+            self.after_block()
         dist.all_reduce(sums)
         if sums[4]:
             return {"ndcg": math.nan, "cold_ndcg": math.nan, "value": -math.inf}

@@ -21,16 +21,17 @@ from rayrec.data.loader import Loader
 from rayrec.models.config import ModelConfig
 from rayrec.models.ranker import Ranker, catalogue_vectors, load_other_weights, load_weights, save_weights
 from rayrec.models.recommender import LOSSES, Recommender
-from rayrec.storage import fingerprint, is_published, join, publish, upload_directory
-from rayrec.tracking import MetricsLog, Progress, WandbRun
-from rayrec.train.checkpoint import Checkpoints
+from rayrec.storage import exists, fetch_file, fingerprint, is_published, join, publish, upload_directory
+from rayrec.tracking import METRICS, MetricsLog, Progress, WandbRun
+from rayrec.train.checkpoint import Checkpoints, of_first_rank
 from rayrec.train.collate import Collate, pooled_profiles
 from rayrec.train.config import ZERO_SHOT, Control, StageConfig, TrainConfig, zero_shot_of
 from rayrec.train.engine import Engine
 from rayrec.train.initial import Initial, Texts, pool
-from rayrec.train.loop import Callbacks, Feed, LoopState, Stopped, run_stage, seed_of
+from rayrec.train.loop import run_stage, seed_of
 from rayrec.train.meter import Meter
 from rayrec.train.saving import StageSaving, keep_rows
+from rayrec.train.surroundings import Callbacks, Feed, LoopState, Stopped
 from rayrec.train.trace import trace
 from rayrec.train.trust import Trust, run_of
 from rayrec.train.validate import Validation, calibrate
@@ -88,7 +89,7 @@ class Worker:
         self.stats = self.initial.stats
         held_out_N = np.array(self.data.catalogue()["held_out"].to_pylist()) == "valid"
         valid = self.data.rows("valid").slice(0, settings.config.validation_users)
-        self.validation = Validation(valid, held_out_N, settings.config.validation_k)
+        self.validation = Validation(valid, held_out_N, settings.config.validation_k, self._beat)
         data = fingerprint(settings.dataset, "dataset")
         run = run_of(data, settings.seed, model=settings.model, loader=settings.loader, config=settings.config)
         self.trust = Trust(run, settings.checkpoint_key)
@@ -98,8 +99,15 @@ class Worker:
         self.summary = join(settings.uri, "logs", "summary.json")
         self.log = self._first_log() if self.rank == 0 else None
 
+    def _beat(self) -> None:
+        """What is being done goes on."""
+        self.meter.entered(self.meter.phases[-1])
+
     def _first_log(self) -> MetricsLog:
         self.meter.restore(self.summary)
+        logged = join(self.settings.uri, "logs", METRICS)
+        if self.logs != self.settings.uri and exists(logged):
+            fetch_file(logged, os.path.join(self.logs, "logs", METRICS))
         directory, config, uri = os.path.join(self.logs, "logs"), self.settings.config, self.settings.uri
         project, mode = config.wandb_project, config.wandb_mode
         wandb = WandbRun(directory, project=project, mode=mode, run=self.trust.run, uri=uri) if project else None
@@ -115,20 +123,27 @@ class Worker:
         Raises:
             Stopped: a notice asked for it.
         """
-        with self.watchdog, closing(self.checkpoints), self.log or nullcontext():
-            try:
-                self._stages()
-            except Stopped:
-                self._tell()
-                raise
+        stopped: Stopped | None = None
+        with self.watchdog, closing(self.checkpoints):
+            with self.log or nullcontext():
+                try:
+                    self._stages()
+                except Stopped as error:
+                    stopped = error
             self._tell()
+        if stopped is not None:
+            raise stopped
 
     def _stages(self) -> None:
         self.zero_shot(None)
         for index, stage in enumerate(self.settings.config.all_stages()):
-            if not is_published(join(self.settings.uri, stage.name)):
+            if not self._is_published(stage.name):
                 self.zero_shot(stage.control)
                 self.run_stage(index, stage)
+
+    def _is_published(self, name: str) -> bool:
+        """As rank 0 sees it: what another node sees may be older."""
+        return of_first_rank(lambda: is_published(join(self.settings.uri, name)))
 
     def _tell(self) -> None:
         """Where the time went; of the other ranks a trace, if anything."""
@@ -141,7 +156,7 @@ class Worker:
     def zero_shot(self, control: Control | None) -> None:
         """Publishes the model before any training here, unless it is there or the control has no text."""
         name = zero_shot_of(control)
-        if name is None or is_published(join(self.settings.uri, name)):
+        if name is None or self._is_published(name):
             return
         self.meter.begin(name)
         model, texts = self.initial.fresh(0, control), self.initial.texts(control)
@@ -166,6 +181,7 @@ class Worker:
 
     def run_stage(self, index: int, stage: StageConfig) -> None:
         """Trains one stage and publishes its best weights."""
+        self.step = 0
         self.meter.begin(stage.name)
         settings, config = self.settings, self.settings.config
         shadow, model, texts = self.start(index, stage), self.start(index, stage), self.initial.texts(stage.control)
@@ -189,7 +205,7 @@ class Worker:
             self._log(f"{stage.name}/valid", step, metrics)
             return metrics["value"]
 
-        saving = StageSaving(self.checkpoints, engine, self.loader, stage.name, config.checkpoint_minutes)
+        saving = StageSaving(self.checkpoints, engine, self.loader, stage.name, config.checkpoint_minutes, self._beat)
         shown = Progress(f"train {stage.name}", stage.steps, unit="step") if self.rank == 0 else nullcontext()
         traces = os.path.join(self.logs, "logs", stage.name)
         with shown as progress, trace(config.trace_steps, traces, self.rank) as traced:
@@ -207,6 +223,7 @@ class Worker:
             resumed = saving.resume()
             state = resumed or LoopState()
             if resumed is not None:
+                self.step = state.step
                 self.meter.resume(state.useful_seconds, state.began)
                 if progress is not None:
                     progress.resume(state.step)

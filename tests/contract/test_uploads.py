@@ -21,7 +21,7 @@ import torch.distributed as dist
 from rayrec.storage import MANIFEST
 from rayrec.train import checkpoint
 from rayrec.train.checkpoint import Checkpoints
-from rayrec.train.loop import LoopState
+from rayrec.train.surroundings import LoopState
 from rayrec.train.trust import Trust
 from tests.gated import Shards, Storage, of_rank
 

@@ -33,13 +33,13 @@ class Training:
         self.asked = threading.Event()
         self.asks = 0
 
-    def work(self) -> bool:
+    def work(self) -> str:
         for number in self.signals:
             send(number)
             assert self.asked.wait(PATIENCE_S)
         if len(self.signals) > 1:
             threading.Event().wait(PATIENCE_S)
-        return bool(self.signals)
+        return "stopped, with a checkpoint," if self.signals else ""
 
     def stop(self) -> bool:
         self.asks += 1
@@ -75,12 +75,12 @@ def test_a_signal_that_nobody_heeds_ends_at_once() -> None:
 
 def test_work_that_had_ended_when_it_was_asked_to_stop_is_whole() -> None:
     training = Training(signal.SIGINT)
-    listening(lambda: training.work() and False, training.stop)
+    listening(lambda: training.work()[:0], training.stop)
     assert training.asks == 1
 
 
 def test_without_signals_work_is_done_and_its_errors_come_out() -> None:
-    def fail() -> bool:
+    def fail() -> str:
         raise KeyError("of the work")
 
     def never() -> bool:
@@ -88,9 +88,9 @@ def test_without_signals_work_is_done_and_its_errors_come_out() -> None:
 
     done: list[str] = []
 
-    def work() -> bool:
+    def work() -> str:
         done.append(threading.current_thread().name)
-        return False
+        return ""
 
     listening(work, never)
     assert done == ["rayrec-train"]
