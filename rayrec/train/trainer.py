@@ -140,7 +140,7 @@ def _fit(settings: WorkerSettings, request: Any) -> str:
         ),
     )
     try:
-        return str(trainer.fit().return_value)
+        return trainer.fit().return_value or ""
     except WorkerGroupError as error:
         refused = [failure for failure in error.worker_failures.values() if isinstance(failure, UserMistakeError)]
         if refused:

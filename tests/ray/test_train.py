@@ -148,11 +148,11 @@ def test_a_fit_whose_worker_is_killed_ends_with_the_weights_of_the_undisturbed_o
 ) -> None:
     flag = tmp_path / "died"
 
-    def mortal_work(settings: dict[str, Any]) -> None:
+    def mortal_work(settings: dict[str, Any]) -> str:
         """Runs in a worker, whose own trainer module has the `_work` that is replaced here."""
         Mortal.flag = flag
         worker.Checkpoints = Mortal  # type: ignore[misc]
-        trainer._work(settings)
+        return trainer._work(settings)
 
     monkeypatch.setattr(trainer, "_work", mortal_work)
     uri = str(tmp_path / "weights")
