@@ -277,7 +277,6 @@ class Worker:
 
     def _log(self, prefix: str, step: int, values: Mapping[str, float]) -> None:
         if self.log is not None:
-            figures = {
-                name: value if math.isfinite(value) else None for name, value in values.items()
-            }  # JSON has no NaN
-            self.log.log(step, **{f"{prefix}/{name}": value for name, value in figures.items()})
+            # JSON has no NaN.
+            figures = {f"{prefix}/{name}": value if math.isfinite(value) else None for name, value in values.items()}
+            self.log.log(step, **figures)
