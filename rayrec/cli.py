@@ -20,6 +20,7 @@ from rayrec.train.notices import InterruptedTraining
 
 STAGES: dict[str, Callable[[RunConfig], dict[str, Any]]] = {
     "prepare": stages.prepare,
+    "tune": stages.tune,
     "train": stages.train,
     "evaluate": stages.evaluate,
     "export": stages.export,
@@ -27,12 +28,16 @@ STAGES: dict[str, Callable[[RunConfig], dict[str, Any]]] = {
 READS = {
     "prepare": (),
     "forget": ("dataset",),
+    "tune": ("dataset",),
     "train": ("dataset",),
     "evaluate": ("dataset", "weights"),
     "export": ("dataset", "weights", "report"),
     "serve": ("bundle",),
 }
-PUBLISHES = {"prepare": "dataset", "forget": "dataset", "train": "weights", "evaluate": "report", "export": "bundle"}
+PUBLISHES = {
+    **{"prepare": "dataset", "forget": "dataset", "tune": "search"},
+    **{"train": "weights", "evaluate": "report", "export": "bundle"},
+}
 NEXT = {"prepare": "train", "train": "evaluate", "evaluate": "export", "export": "serve"}
 USER_MISTAKE, FAILURE = 2, 1
 
@@ -84,6 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     about = {
         "prepare": "logs to a dataset",
         "forget": "a dataset to one without a user, in another run, with the proof that nothing of the user is left",
+        "tune": "a dataset to a config with better settings, by a search over trainings, judged by validation",
         "train": "a dataset to the weights of every training stage",
         "evaluate": "weights to a report, before and after the transfer, beside the baselines",
         "export": "the weights of one stage to a bundle that can be served",
@@ -137,6 +143,8 @@ def _next(summary: dict[str, Any], options: argparse.Namespace) -> str:
         return shlex.join(["rayrec", "recommend", "--url", summary["published"], "--profile", "likes comedies"])
     if options.verb == "forget":
         return f"{_command('train', options)} --set {shlex.quote(f'run={options.into}')}"
+    if options.verb == "tune":
+        return shlex.join(["rayrec", "train", "--config", summary["best_config"]])
     return _command(NEXT[options.verb], options)
 
 

@@ -19,7 +19,8 @@ def load_config(kind: type[Config], path: str | None, overrides: Iterable[str] =
     Args:
         kind: the pydantic model to build.
         path: URI of a YAML mapping, or None for defaults alone.
-        overrides: `a.b=value` strings; the value is parsed as YAML, a number in the path counts in a list of the file.
+        overrides: `a.b=value` strings; the value is parsed as YAML, in a list of the file a number in the path counts
+            and a name finds what has it.
 
     Raises:
         ValueError: the file or a key or a value is wrong; one line with the remedy.
@@ -35,12 +36,26 @@ def load_config(kind: type[Config], path: str | None, overrides: Iterable[str] =
         values = dict(loaded)
     for override in overrides:
         _apply(values, override)
-    _refuse_unknown(kind, values, "")
+    return load_values(kind, values)
+
+
+def load_values(kind: type[Config], values: Mapping[str, Any], prefix: str = "") -> Config:
+    """Validates what a config file would hold.
+
+    Args:
+        kind: the pydantic model to build.
+        values: by key.
+        prefix: of the keys in messages, such as `train.`.
+
+    Raises:
+        ValueError: a key or a value is wrong; one line with the remedy.
+    """
+    _refuse_unknown(kind, values, prefix)
     try:
         return kind.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
+        key = prefix + ".".join(str(part) for part in first["loc"])
         if first["type"] == "value_error":
             raise ValueError(f"config{f' section {key!r}' if key else ''}: {first['ctx']['error']}") from None
         seen = "" if first["type"] == "missing" else f", seen {first['input']!r}"
@@ -58,26 +73,48 @@ def _apply(values: dict[str, Any], override: str) -> None:
     key, separator, text = override.partition("=")
     if not separator or not key:
         raise ValueError(f"--set {override!r} has no '='; expected key=value, for example train.zero_stage=1")
+    shown = f"--set {override!r}"
+    put(values, key, _parse(shown, text), shown)
+
+
+def put(values: dict[str, Any], key: str, value: Any, shown: str) -> None:
+    """Sets one key among the values of a config file.
+
+    Args:
+        values: changed in place.
+        key: its path, with dots; in a list a place counts from 0, and a `name` finds what has it.
+        value: to set.
+        shown: what messages call it.
+
+    Raises:
+        ValueError: the path leads through what is no section.
+    """
     *parents, last = key.split(".")
     section: Any = values
     for parent in parents:
-        section = _child(section, parent, override)
+        section = _child(section, parent, shown)
     if isinstance(section, list):
-        _child(section, last, override)
-        section[int(last)] = _parse(f"--set {override!r}", text)
+        section[_place(section, last, shown)] = value
     else:
-        section[last] = _parse(f"--set {override!r}", text)
+        section[last] = value
 
 
-def _child(section: Any, part: str, override: str) -> Any:
+def _child(section: Any, part: str, shown: str) -> Any:
     if isinstance(section, list):
-        if not part.isdigit() or int(part) >= len(section):
-            raise ValueError(f"--set {override!r}: {part!r} is no place in a list of {len(section)}; count from 0")
-        return section[int(part)]
+        return section[_place(section, part, shown)]
     child = section.setdefault(part, {})
     if not isinstance(child, dict | list):
-        raise ValueError(f"--set {override!r}: {part!r} is {child!r}, not a section")
+        raise ValueError(f"{shown}: {part!r} is {child!r}, not a section")
     return child
+
+
+def _place(section: list[Any], part: str, shown: str) -> int:
+    names = [one.get("name") for one in section if isinstance(one, Mapping)]
+    if part in names:
+        return names.index(part)
+    if not part.isdigit() or int(part) >= len(section):
+        raise ValueError(f"{shown}: {part!r} is no place in a list of {len(section)}; count from 0, or give a name")
+    return int(part)
 
 
 def _sections(annotation: Any) -> list[type[BaseModel]]:

@@ -19,6 +19,7 @@ from rayrec.evaluate.config import EvaluateConfig
 from rayrec.models.config import ModelConfig
 from rayrec.serve.config import ServeConfig
 from rayrec.train.config import TrainConfig
+from rayrec.tune.config import TuneConfig
 
 if TYPE_CHECKING:
     from rayrec.train.plan import Resources
@@ -40,6 +41,7 @@ class RunConfig(BaseModel):
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     export_stage: str = "text_id"
+    tune: TuneConfig = TuneConfig()
     serve: ServeConfig = ServeConfig()
 
     @model_validator(mode="after")
@@ -58,6 +60,11 @@ class RunConfig(BaseModel):
     def weights(self) -> str:
         """URI of the trained stages."""
         return self._under("weights")
+
+    @property
+    def search(self) -> str:
+        """URI of the search over its settings."""
+        return self._under("search")
 
     @property
     def report(self) -> str:
@@ -193,6 +200,26 @@ def _of_cluster(address: str) -> "Resources":
         return Resources(f"the Ray cluster at {address}, which does not answer", None, None, None, None)
     memory = int(found["memory"]) if "memory" in found else None
     return Resources(f"the Ray cluster at {address}", found.get("CPU", 0.0), found.get("GPU", 0.0), memory, None)
+
+
+def tune(config: RunConfig) -> Summary:
+    """A dataset to a config with better settings, best.yaml; goes on with the trials of an earlier command.
+
+    The search is judged by validation alone; trials are shown as a table on stderr.
+    """
+    from rayrec.tune.search import RESULT, search
+
+    with ray_session():
+        found = search(
+            config.dataset,
+            config.search,
+            config=config.model_dump(mode="json"),
+            how=config.tune,
+            stage=config.export_stage,
+            seed=config.seed,
+        )
+    published = storage.join(config.search, RESULT)
+    return {"stage": "tune", "published": published, "best_config": storage.join(published, "best.yaml"), **found}
 
 
 def evaluate(config: RunConfig) -> Summary:

@@ -23,7 +23,8 @@ class ModelConfig(BaseModel):
     the control that tells what pretraining brings. `tuning` says what stage group `language_model` trains in the top
     `trainable_layers`: LoRA matrices, or the layers themselves. `max_positions` bounds the history that the user tower
     attends to. `id_rows` bounds the table of ID vectors: a larger catalogue hashes each item to two of its rows;
-    without it every item has a row of its own. `new_item_rate` is the share of items that training treats as if nobody
+    without it every item has a row of its own. `temperature` divides the match of user and item where training begins,
+    which goes on from there. `new_item_rate` is the share of items that training treats as if nobody
     had met them, without ID vector and statistics, so that text alone must do.
     `look_ahead` is the share of targets that training predicts from the row's moment, as evaluation does, instead of
     from the event before (dense all-action loss: Pancha et al., 2022, "PinnerFormer"); `profile_only` is the share that
@@ -46,6 +47,7 @@ class ModelConfig(BaseModel):
     user_heads: int = Field(4, ge=1)
     max_positions: int = Field(128, ge=2)
     dropout: float = Field(0.1, ge=0, lt=1)
+    temperature: float = Field(0.0821, gt=0)
     new_item_rate: float = Field(0.25, ge=0, lt=1)
     look_ahead: float = Field(0.5, ge=0, le=1)
     profile_only: float = Field(0.15, ge=0, le=1)

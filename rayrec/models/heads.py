@@ -1,5 +1,7 @@
 """User and item vectors to a ranking score and a like, the same formulas in training, evaluation and serving."""
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -8,16 +10,19 @@ from rayrec.schema import DISLIKED, LIKED
 
 
 class Heads(nn.Module):
-    """Ranking score: scale * <user, item> + popularity. Like: the same match + bias + like-share + item statistics.
+    """Ranking score: <user, item> / temperature + popularity. Like: that match + bias + like-share + item statistics.
 
     Popularity weights start at zero and have a second part that fades as 1 / (1 + events known), for popularity speaks
     loudest about users of whom little is known.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, temperature: float) -> None:
+        """Args:
+        temperature: to begin with.
+        """
         super().__init__()
         features = len(FEATURES)
-        self.log_scale = nn.Parameter(torch.tensor([2.5]))
+        self.log_scale = nn.Parameter(torch.tensor([-math.log(temperature)]))
         self.popularity_F = nn.Parameter(torch.zeros(features))
         self.popularity_new_F = nn.Parameter(torch.zeros(features))
         self.like_scale = nn.Parameter(torch.tensor([2.0]))

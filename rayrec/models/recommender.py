@@ -102,7 +102,7 @@ class Recommender(nn.Module):
             max_positions=config.max_positions,
             dropout=config.dropout,
         )
-        self.heads = Heads()
+        self.heads = Heads(config.temperature)
 
     def encode_items(
         self, pooled_UH: Tensor, items_U: Tensor, as_new_U: Tensor | None = None

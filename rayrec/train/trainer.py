@@ -10,7 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from math import ceil
 from typing import Any
 
@@ -38,7 +38,21 @@ from rayrec.train.worker import Worker, WorkerSettings
 
 FIT = "fit"
 """Folder of Ray Train's own notes, below what is published; checkpoints are ours."""
+FEW_WORKERS = 16
 _ANSWER_S, _LISTENS_S = 10, 30
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Of a training that is one trial of a search.
+
+    Attributes:
+        states: URI of the folder where trials share the states of the catalogue.
+        report: a ray.train.UserCallback, told of each validation: `steps` over all stages, the best `value` so far.
+    """
+
+    states: str
+    report: Any
 
 
 class UserMistakeError(Exception):
@@ -86,8 +100,9 @@ def _work(settings: dict[str, Any]) -> str:
             pretrained: download_directory(uri, os.path.join(directory, f"states_{pretrained}"))
             for pretrained, uri in local.states.items()
         }
+        told = ray.train.report if settings["told"] else lambda figures: None
         try:
-            Worker(replace(local, states=states), notice, ray.train.torch.get_device()).run()
+            Worker(replace(local, states=states), notice, ray.train.torch.get_device(), told).run()
         except Stopped as stopped:
             return "stopped, with a checkpoint," if stopped.saved else "stopped, without a new checkpoint,"
         except ValueError as error:
@@ -116,14 +131,16 @@ def _until_stopped(work: Callable[[Any], str]) -> None:
         ray.kill(request)
 
 
-def _fit(settings: WorkerSettings, request: Any) -> str:
+def _fit(settings: WorkerSettings, request: Any, trial: Trial | None) -> str:
     """Runs the workers; returns what _work does. A user's mistake among them comes out as a ValueError."""
     config = settings.config
+    if config.num_workers <= FEW_WORKERS:  # Ray Train looks every two seconds, and a report waits for the next look
+        os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
     work: Callable[[dict[str, Any]], Any] = _work
     workers: Any = config.num_workers if config.min_workers is None else (config.min_workers, config.num_workers)
     trainer: Any = TorchTrainer(
         work,
-        train_loop_config={"worker": settings, "stop": request},
+        train_loop_config={"worker": settings, "stop": request, "told": trial is not None},
         torch_config=TorchConfig(
             backend="cpu:gloo,cuda:nccl" if config.use_gpu else "gloo",
             timeout_s=ceil(2 * config.hang_seconds + _ANSWER_S),  # the watchdog, which names the rank, comes first
@@ -137,6 +154,7 @@ def _fit(settings: WorkerSettings, request: Any) -> str:
             name=FIT,
             storage_path=absolute(settings.uri),
             failure_config=FailureConfig(max_failures=config.max_failures),
+            callbacks=None if trial is None else [trial.report],
         ),
     )
     try:
@@ -172,6 +190,7 @@ def train(
     config: TrainConfig,
     seed: int,
     provenance: Mapping[str, Any],
+    trial: Trial | None = None,
 ) -> dict[str, Any]:
     """Trains every stage under Ray Train and DeepSpeed; running it again goes on where it stopped.
 
@@ -185,6 +204,7 @@ def train(
         config: workers, DeepSpeed, stages.
         seed: of parameters, order, dropout and negatives.
         provenance: stored with everything published.
+        trial: where it is one of a search.
 
     Returns:
         The manifest: `stages`, and `validation` by stage.
@@ -218,26 +238,18 @@ def train(
     shapes = [model, *(model_of(model, stage.control) for stage in config.all_stages())]
 
     workers = config.fewest_workers, config.num_workers
+    folder = join(absolute(uri), "states") if trial is None else trial.states
 
     def work(request: Any) -> str:
         states = {
-            shape.pretrained: encode_catalogue(texts, shape, join(absolute(uri), "states"), workers=workers)
+            shape.pretrained: encode_catalogue(texts, shape, folder, workers=workers)
             for shape in {shape.pretrained: shape for shape in shapes}.values()
         }
         about = WorkerSettings(absolute(dataset), absolute(uri), states, model, loader, config, seed, provenance, key)
-        return _fit(about, request)
+        return _fit(about, request, trial)
 
     _until_stopped(work)
-    validation = {name: manifest(join(uri, name), "weights")["validation"] for name in names}
-    kept = {name: manifest(join(uri, name), "weights")["kept"] for name in names}
-    publish(
-        uri,
-        "training",
-        {},
-        stages=list(names),
-        validation=validation,
-        kept=kept,
-        dataset=absolute(dataset),
-        **provenance,
-    )
+    trained = {name: manifest(join(uri, name), "weights") for name in names}
+    told = {key: {name: one[key] for name, one in trained.items()} for key in ("validation", "kept")}
+    publish(uri, "training", {}, stages=list(names), dataset=absolute(dataset), **told, **provenance)
     return manifest(uri, "training")

@@ -70,13 +70,21 @@ class WorkerSettings:
 class Worker:
     """Holds what the stages share: data, statistics, texts, checkpoints."""
 
-    def __init__(self, settings: WorkerSettings, notice: Callable[[], int], device: torch.device) -> None:
+    def __init__(
+        self,
+        settings: WorkerSettings,
+        notice: Callable[[], int],
+        device: torch.device,
+        told: Callable[[dict[str, float]], None] = lambda figures: None,
+    ) -> None:
         """Args:
         settings: what to do.
         notice: notices.NOTHING, SAVE or STOP, as this worker was asked; cheap.
         device: to train on.
+        told: called by every rank after each validation, with `steps` over all stages and the best `value` until then.
         """
         self.step = 0
+        self.told, self.best = told, 0.0
         self.watchdog = Watchdog(settings.config.hang_seconds)
         self.meter = Meter(ZERO_SHOT, settings.began, entered=lambda phase: self.watchdog.beat(self.step, phase))
         self.settings = settings
@@ -202,8 +210,7 @@ class Worker:
             shadow.load_state_dict(dict(weights), strict=False)
             vectors_NH = pool(shadow, texts.catalogue) if tunes_text else pooled_NH
             metrics = self.validation(self.ranker(shadow, vectors_NH, texts))
-            self._log(f"{stage.name}/valid", step, metrics)
-            return metrics["value"]
+            return self._validated(index, step, metrics)
 
         saving = StageSaving(self.checkpoints, engine, self.loader, stage.name, config.checkpoint_minutes, self._beat)
         shown = Progress(f"train {stage.name}", stage.steps, unit="step") if self.rank == 0 else nullcontext()
@@ -223,7 +230,7 @@ class Worker:
             resumed = saving.resume()
             state = resumed or LoopState()
             if resumed is not None:
-                self.step = state.step
+                self.step, self.best = state.step, max(self.best, state.best_value)
                 self.meter.resume(state.useful_seconds, state.began)
                 if progress is not None:
                     progress.resume(state.step)
@@ -258,6 +265,14 @@ class Worker:
             metrics = self.validation(self.ranker(shadow, pooled_NH, texts))
         about = {"steps": final.step, "best_step": final.best_step}
         self.publish(stage.name, shadow, pooled_NH, {**metrics, **about}, kept=final.best_step > 0)
+
+    def _validated(self, index: int, step: int, metrics: Mapping[str, float]) -> float:
+        """Logs and tells a validation of one of all_stages(); returns its value."""
+        *before, stage = self.settings.config.all_stages()[: index + 1]
+        self._log(f"{stage.name}/valid", step, metrics)
+        self.best = max(self.best, metrics["value"])
+        self.told({"steps": sum(one.steps for one in before) + step, "value": self.best})
+        return metrics["value"]
 
     def publish(
         self, name: str, model: Recommender, pooled_NH: Tensor, metrics: Mapping[str, float], kept: bool

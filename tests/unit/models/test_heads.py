@@ -18,13 +18,13 @@ def test_the_share_of_likes_grows_event_by_event_and_unknown_is_no_opinion() -> 
 
 def test_at_first_both_answers_follow_the_match_alone() -> None:
     match_BN = torch.linspace(-1, 1, 6).reshape(2, 3)
-    score_BN, like_BN = Heads()(match_BN, torch.rand(3, F), torch.tensor([[0], [9]]), torch.tensor([[1.0], [-1.0]]))
-    torch.testing.assert_close(score_BN, math.exp(2.5) * match_BN)
+    score_BN, like_BN = Heads(0.1)(match_BN, torch.rand(3, F), torch.tensor([[0], [9]]), torch.tensor([[1.0], [-1.0]]))
+    torch.testing.assert_close(score_BN, match_BN / 0.1)
     torch.testing.assert_close(like_BN, 2 * match_BN)
 
 
 def test_both_formulas_by_hand() -> None:
-    heads = Heads()
+    heads = Heads(0.1)
     with torch.no_grad():
         for value, parameter in enumerate(heads.parameters(), 1):
             parameter.copy_(0.1 * value * torch.arange(1, len(parameter) + 1))
