@@ -27,6 +27,7 @@ MAY_DRIVE_RAY = (
     "rayrec/data/prepare.py",
     "rayrec/catalogue.py",
     "rayrec/train/trainer.py",
+    "rayrec/train/entry.py",
     "rayrec/tune/search.py",
     "rayrec/tune/drawing.py",
     "rayrec/evaluate/evaluator.py",

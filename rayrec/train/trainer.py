@@ -1,16 +1,11 @@
 """Launches the worker under Ray Train: encodes the catalogue, runs every stage in one fit, publishes the outcome.
 
-Signals reach the workers by an actor: rank 0 asks it about once a second. A node about to be taken they learn from Ray
-Train's own watcher, which tells every worker; its public question is a barrier of all of them, so it is read where the
-watcher leaves it.
+Signals reach the workers by an actor: rank 0 asks it about once a second.
 """
 
 import os
-import tempfile
-import time
-from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from math import ceil
 from typing import Any
 
@@ -18,28 +13,26 @@ import ray
 from ray.exceptions import GetTimeoutError, RayActorError
 from ray.train import FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
 from ray.train.torch import TorchConfig, TorchTrainer
-from ray.train.v2._internal.execution.context import get_train_context
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from rayrec.catalogue import encode_catalogue
-from rayrec.config import is_refusal
 from rayrec.data.config import LoaderConfig
 from rayrec.data.dataset import Dataset
 from rayrec.models.config import ModelConfig
-from rayrec.storage import absolute, download_directory, is_published, join, manifest, publish
+from rayrec.storage import absolute, is_published, join, manifest, publish
 from rayrec.text import item_texts
 from rayrec.tracking import require_wandb
+from rayrec.train import entry
 from rayrec.train.config import TrainConfig
+from rayrec.train.entry import ANSWER_S, StopRequest, UserMistakeError, orders
 from rayrec.train.initial import model_of
-from rayrec.train.notices import NOTHING, Notices, listening
-from rayrec.train.surroundings import Stopped
+from rayrec.train.notices import listening
 from rayrec.train.trust import OF_THE_MACHINES, checkpoint_key
-from rayrec.train.worker import Worker, WorkerSettings
+from rayrec.train.worker import WorkerSettings
 
 FIT = "fit"
 """Folder of Ray Train's own notes, below what is published; checkpoints are ours."""
 FEW_WORKERS = 16
-_ANSWER_S, _LISTENS_S = 10, 30
 
 
 @dataclass(frozen=True)
@@ -55,63 +48,6 @@ class Trial:
     report: Any
 
 
-class UserMistakeError(Exception):
-    """A ValueError of a worker, told apart from failures of the machine."""
-
-
-class StopRequest:
-    """An actor on the driver's node: whether the workers shall stop, and whether they have asked lately."""
-
-    def __init__(self) -> None:
-        self._asked, self._heeded = False, float("-inf")
-
-    def ask(self) -> bool:
-        """Asks them to; returns whether anybody is there to heed it."""
-        self._asked = True
-        return time.monotonic() - self._heeded < _LISTENS_S
-
-    def asked(self) -> bool:
-        """What rank 0 wants to know."""
-        self._heeded = time.monotonic()
-        return self._asked
-
-
-def _leaving() -> Collection[str]:
-    """The nodes of this fit that are about to be taken, as Ray Train has told this worker."""
-    info = get_train_context().preemption_context.preemption_info
-    return [] if info is None else [f"node {node}" for node in info.preempted_node_ids]
-
-
-def _work(settings: dict[str, Any]) -> str:
-    """Trains; returns what became of it where it was stopped before its end, else ""."""
-    local: WorkerSettings = settings["worker"]
-    request = settings["stop"]
-
-    def stop() -> bool:
-        asked: bool = ray.get(request.asked.remote(), timeout=_ANSWER_S)
-        return asked
-
-    first = ray.train.get_context().get_world_rank() == 0
-    with (
-        tempfile.TemporaryDirectory() as directory,
-        Notices(stop, _leaving) if first else nullcontext(lambda: NOTHING) as notice,
-    ):
-        states = {
-            pretrained: download_directory(uri, os.path.join(directory, f"states_{pretrained}"))
-            for pretrained, uri in local.states.items()
-        }
-        told = ray.train.report if settings["told"] else lambda figures: None
-        try:
-            Worker(replace(local, states=states), notice, ray.train.torch.get_device(), told).run()
-        except Stopped as stopped:
-            return "stopped, with a checkpoint," if stopped.saved else "stopped, without a new checkpoint,"
-        except ValueError as error:
-            if not is_refusal(error):
-                raise
-            raise UserMistakeError(str(error)) from error
-    return ""
-
-
 def _until_stopped(work: Callable[[Any], str]) -> None:
     """Does work that is given a StopRequest's handle, until it ends or a signal stops it."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
@@ -120,7 +56,7 @@ def _until_stopped(work: Callable[[Any], str]) -> None:
 
     def stop() -> bool:
         try:
-            heeded: bool = ray.get(request.ask.remote(), timeout=_ANSWER_S)
+            heeded: bool = ray.get(request.ask.remote(), timeout=ANSWER_S)
         except (RayActorError, GetTimeoutError):
             return False
         return heeded
@@ -132,18 +68,18 @@ def _until_stopped(work: Callable[[Any], str]) -> None:
 
 
 def _fit(settings: WorkerSettings, request: Any, trial: Trial | None) -> str:
-    """Runs the workers; returns what _work does. A user's mistake among them comes out as a ValueError."""
+    """Runs the workers; returns what work() does. A user's mistake among them comes out as a ValueError."""
     config = settings.config
     if config.num_workers <= FEW_WORKERS:  # Ray Train looks every two seconds, and a report waits for the next look
         os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
-    work: Callable[[dict[str, Any]], Any] = _work
+    work: Callable[[dict[str, Any]], Any] = entry.work
     workers: Any = config.num_workers if config.min_workers is None else (config.min_workers, config.num_workers)
     trainer: Any = TorchTrainer(
         work,
-        train_loop_config={"worker": settings, "stop": request, "told": trial is not None},
+        train_loop_config=orders(settings, request, told=trial is not None),
         torch_config=TorchConfig(
             backend="cpu:gloo,cuda:nccl" if config.use_gpu else "gloo",
-            timeout_s=ceil(2 * config.hang_seconds + _ANSWER_S),  # the watchdog, which names the rank, comes first
+            timeout_s=ceil(2 * config.hang_seconds + ANSWER_S),  # the watchdog, which names the rank, comes first
         ),
         scaling_config=ScalingConfig(
             num_workers=workers,

@@ -21,7 +21,7 @@ from rayrec.models.ranker import load_ranker
 from rayrec.schema import batch_of_rows
 from rayrec.storage import is_published, verify
 from rayrec.text import item_texts
-from rayrec.train import trainer, worker
+from rayrec.train import entry, trainer, worker
 from rayrec.train.checkpoint import Checkpoints
 from rayrec.train.config import StageConfig, TrainConfig
 from tests import tiny
@@ -149,12 +149,12 @@ def test_a_fit_whose_worker_is_killed_ends_with_the_weights_of_the_undisturbed_o
     flag = tmp_path / "died"
 
     def mortal_work(settings: dict[str, Any]) -> str:
-        """Runs in a worker, whose own trainer module has the `_work` that is replaced here."""
+        """Runs in a worker, whose own module has the work() that is replaced here."""
         Mortal.flag = flag
         worker.Checkpoints = Mortal  # type: ignore[misc]
-        return trainer._work(settings)
+        return entry.work(settings)
 
-    monkeypatch.setattr(trainer, "_work", mortal_work)
+    monkeypatch.setattr(entry, "work", mortal_work)
     uri = str(tmp_path / "weights")
     fit(data, uri, model)
     assert flag.exists()
