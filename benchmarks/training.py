@@ -105,7 +105,7 @@ class Training:
         for epoch in range(1 << 30):
             for step in self.loader.epoch(epoch):
                 inputs = [self.collate(batch) for batch in step.batches]
-                counts = global_counts(inputs)
+                counts, _ = global_counts(inputs)
                 if counts[2] == 0:
                     break
                 yield inputs, counts
