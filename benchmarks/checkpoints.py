@@ -40,7 +40,7 @@ CASES = (("lora", 1, 5e6), ("lora", 2, 5e6), ("full", 1, 50e6), ("full", 2, 50e6
 Result = dict[str, Any]
 
 
-class SlowFile(LocalFileOpener):
+class SlowFile(LocalFileOpener):  # type: ignore[misc]
     """A file that is written no faster than its storage takes it."""
 
     def write(self, data: bytes) -> int:
@@ -50,7 +50,7 @@ class SlowFile(LocalFileOpener):
         return written
 
 
-class SlowFileSystem(LocalFileSystem):
+class SlowFileSystem(LocalFileSystem):  # type: ignore[misc]
     """A local folder that answers as a distant storage does: each call late, each byte in its time.
 
     Attributes:
@@ -104,8 +104,9 @@ def work(
         uri: where checkpoints go.
         bytes_per_s: of the storage, shared by the ranks.
     """
-    from rayrec.train.checkpoint import Checkpoints, Trust
+    from rayrec.train.checkpoint import Checkpoints
     from rayrec.train.surroundings import LoopState
+    from rayrec.train.trust import Trust
 
     fsspec.register_implementation("slow", SlowFileSystem)
     storage.ALLOWED_SCHEMES = (*storage.ALLOWED_SCHEMES, "slow")

@@ -278,7 +278,7 @@ def main() -> None:
     parser.add_argument("--tallrec", default="data/tallrec-movie/test.json", help="TALLRec's test file of films")
     uri = parser.parse_args().tallrec
     began = time.perf_counter()
-    result = {
+    result: dict[str, Any] = {
         "question": "do our scorers and metrics give published and earlier figures under the same protocol",
         "commit": git("rev-parse", "HEAD"),
         "changed_since_commit": bool(git("status", "--porcelain", "--", ":/rayrec", ":/benchmarks/*.py")),

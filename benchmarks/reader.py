@@ -51,7 +51,8 @@ def row_lengths(users: int, rng: np.random.Generator) -> np.ndarray:
     chunk_R = np.arange(len(row_U)) - row_U
     begin_R = np.maximum(chunk_R * stride, 0)
     left_R: np.ndarray = np.repeat(events_U, more_U + 1) - begin_R
-    return np.clip(left_R, 1, HISTORY_LENGTH + 1)
+    clipped_R: np.ndarray = np.clip(left_R, 1, HISTORY_LENGTH + 1)
+    return clipped_R
 
 
 def training_rows(count: int, rng: np.random.Generator) -> pa.Table:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from table_parts import Result, about, table
 from table_quality import quality_tables
-from table_training import checkpoint_table, cost_tables, fault_table, scaling_table
+from table_training import checkpoint_table, cost_tables, fault_table, scaling_table, search_table
 
 HERE = Path(__file__).parent
 README = HERE / "README.md"
@@ -173,6 +173,7 @@ BLOCKS: dict[str, Callable[[Path], list[str]]] = {
     "faults": fault_table,
     "checkpoints": checkpoint_table,
     "scaling": scaling_table,
+    "tune": search_table,
     "cost_model": cost_tables,
 }
 """What stands between `<!-- NAME -->` and `<!-- end -->` in the README."""

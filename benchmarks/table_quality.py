@@ -40,7 +40,7 @@ def quality_tables(folder: Path) -> list[str]:
             ]
             for system in result["order"]
         ]
-        by_pair: dict[tuple[str, str], Result] = {}
+        by_pair: dict[tuple[str, str], dict[tuple[str, str], Result]] = {}
         for one in shown["differences"]:
             by_pair.setdefault((one["system"], one["less"]), {})[one["slice"], one["metric"]] = one
         compared = [

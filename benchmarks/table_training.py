@@ -163,6 +163,34 @@ def cost_tables(folder: Path) -> list[str]:
     ]
 
 
+def search_table(folder: Path) -> list[str]:
+    """A grid beside a search.
+
+    Args:
+        folder: of the results.
+    """
+    result = _result(folder, "tune.json")
+    if result is None:
+        return []
+    rows = [
+        [
+            name,
+            str(one["trials"]),
+            str(one["steps"]),
+            f"{one['trial_seconds']:,.0f}",
+            f"{one['wall_s']:,.0f}",
+            f"{one['best']:.4f}",
+            ", ".join(f"{count} {state}" for state, count in one["states"].items()),
+        ]
+        for name, one in (("grid", result["grid"]), ("TPE and ASHA", result["asha"]))
+    ]
+    low, high = result["interval"]
+    head = ["search", "trials", "steps", "seconds of trials", "seconds", "best validation value", "trials that"]
+    goals = [[name, seen, wanted, "yes" if met else "NO"] for name, (seen, wanted, met) in result["goals"].items()]
+    interval = f"- 95 % interval of the grid's best: [{low:.4f}, {high:.4f}]"
+    return [*table(head, rows), "", *table(["", "seen", "wanted", "met"], goals), "", interval, f"- {about(result)}"]
+
+
 def _prediction_table(predictions: Sequence[Result]) -> list[str]:
     """A row for each model and number of GPUs; ZeRO 1 sends what ZeRO 2 does at one micro-batch."""
     rows: dict[tuple[str, int], dict[int, Result]] = {}

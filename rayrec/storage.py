@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 import fsspec
 
-ALLOWED_SCHEMES = ("file", "s3", "gs", "abfs", "hdfs", "memory", "package")
+ALLOWED_SCHEMES: tuple[str, ...] = ("file", "s3", "gs", "abfs", "hdfs", "memory", "package")
 MANIFEST = "manifest.json"
 _COPIED_AT_ONCE = 1 << 20
 RECORDED_PACKAGES = ("rayrec", "ray", "torch", "transformers", "deepspeed", "peft", "pyarrow", "numpy")
