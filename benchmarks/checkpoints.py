@@ -111,7 +111,9 @@ def work(
     fsspec.register_implementation("slow", SlowFileSystem)
     storage.ALLOWED_SCHEMES = (*storage.ALLOWED_SCHEMES, "slow")
     SlowFileSystem.bytes_per_s = bytes_per_s / dist.get_world_size()
-    training = Training(folder, kind, TrainConfig(zero_stage=2), (dist.get_rank(), dist.get_world_size()), slots)
+    training = Training(
+        folder, kind, TrainConfig(zero_stage=2, precision="fp32"), (dist.get_rank(), dist.get_world_size()), slots
+    )
     checkpoints = Checkpoints(uri, Trust({"benchmark": kind}), keep=KEPT)
     best = training.engine.gathered_state()
     taken = 0

@@ -60,7 +60,7 @@ def bytes_here(folder: Path) -> list[Result]:
     """The same, by this namespace's loopback device."""
     rows = []
     for kind, ranks, stage in ((kind, ranks, stage) for kind in MODELS for ranks in RANKS for stage in range(4)):
-        job = Job(turns, ranks, folder, kind, TrainConfig(zero_stage=stage), None, SLOTS)
+        job = Job(turns, ranks, folder, kind, TrainConfig(zero_stage=stage, precision="fp32"), None, SLOTS)
         sizes = job.answers()[0]
         job.ask(1)
         answers = job.ask(STEPS)
@@ -109,7 +109,7 @@ def measured_compute(folder: Path, repetitions: int) -> list[Result]:
     found = []
     for kind, layers in (("lora", 2), ("full", 6)):
         prepared(folder, kind)
-        job = Job(turns, 1, folder, kind, TrainConfig(zero_stage=0), None, COMPUTE_SLOTS)
+        job = Job(turns, 1, folder, kind, TrainConfig(zero_stage=0, precision="fp32"), None, COMPUTE_SLOTS)
         job.answers()
         job.ask(1)
         one = shape(kind, MINILM, layers, 384 if kind == "lora" else None)

@@ -68,7 +68,7 @@ def measure(folder: Path, stage: int, options: argparse.Namespace) -> Result:
         stage: of ZeRO.
         options: repetitions, steps, slots.
     """
-    config = TrainConfig(zero_stage=stage)
+    config = TrainConfig(zero_stage=stage, precision="fp32")
     pair = Job(turns, 2, folder, KIND, config, None, options.slots)
     alone, beside = (Job(turns, 1, folder, KIND, config, (rank, 2), options.slots) for rank in (0, 1))
     jobs = (pair, alone, beside)
