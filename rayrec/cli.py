@@ -35,7 +35,7 @@ READS = {
     "serve": ("bundle",),
 }
 PUBLISHES = {
-    **{"prepare": "dataset", "forget": "dataset", "tune": "search"},
+    **{"prepare": "dataset", "forget": "dataset", "tune": "found"},
     **{"train": "weights", "evaluate": "report", "export": "bundle"},
 }
 NEXT = {"prepare": "train", "train": "evaluate", "evaluate": "export", "export": "serve"}
@@ -144,7 +144,7 @@ def _next(summary: dict[str, Any], options: argparse.Namespace) -> str:
     if options.verb == "forget":
         return f"{_command('train', options)} --set {shlex.quote(f'run={options.into}')}"
     if options.verb == "tune":
-        return shlex.join(["rayrec", "train", "--config", summary["best_config"]])
+        return shlex.join(["rayrec", "train", "--config", storage.join(summary["published"], "best.yaml")])
     return _command(NEXT[options.verb], options)
 
 
@@ -171,6 +171,8 @@ def _print_plan(verb: str, config: RunConfig, into: str | None) -> None:
         with redirect_stdout(sys.stderr):  # libraries greet
             plan["plan"], lines = stages.plan_training(config)
         print("".join(f"# {line}\n" for line in lines), end="")
+    if verb == "tune":
+        plan["plan"] = stages.plan_tuning(config)
     if verb in ("serve", "recommend"):
         plan["url"] = _url(config)
     print(json.dumps(plan))

@@ -67,6 +67,11 @@ class RunConfig(BaseModel):
         return self._under("search")
 
     @property
+    def found(self) -> str:
+        """URI of what the search found."""
+        return storage.join(self.search, "result")
+
+    @property
     def report(self) -> str:
         """URI of the evaluation."""
         return self._under("report")
@@ -203,11 +208,8 @@ def _of_cluster(address: str) -> "Resources":
 
 
 def tune(config: RunConfig) -> Summary:
-    """A dataset to a config with better settings, best.yaml; goes on with the trials of an earlier command.
-
-    The search is judged by validation alone; trials are shown as a table on stderr.
-    """
-    from rayrec.tune.search import RESULT, search
+    """A dataset to a config with better settings by validation, best.yaml; goes on with an earlier command's trials."""
+    from rayrec.tune.search import search
 
     with ray_session():
         found = search(
@@ -216,10 +218,17 @@ def tune(config: RunConfig) -> Summary:
             config=config.model_dump(mode="json"),
             how=config.tune,
             stage=config.export_stage,
-            seed=config.seed,
         )
-    published = storage.join(config.search, RESULT)
-    return {"stage": "tune", "published": published, "best_config": storage.join(published, "best.yaml"), **found}
+    return {"stage": "tune", "published": config.found, **found}
+
+
+def plan_tuning(config: RunConfig) -> Summary:
+    """What tune would search; starts no Ray, trains nothing, writes nothing."""
+    from rayrec.tune.space import plan_of
+
+    settings, space = plan_of(config.model_dump(mode="json"), config.tune, config.export_stage)
+    drawn = {key: one.model_dump(mode="json") for key, one in space.items()}
+    return {"stages": [stage.name for stage in settings.train.stages], "space": drawn}
 
 
 def evaluate(config: RunConfig) -> Summary:

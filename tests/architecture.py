@@ -29,6 +29,7 @@ MAY_DRIVE_RAY = (
     "rayrec/train/trainer.py",
     "rayrec/train/entry.py",
     "rayrec/tune/search.py",
+    "rayrec/tune/trials.py",
     "rayrec/tune/drawing.py",
     "rayrec/evaluate/evaluator.py",
     "rayrec/serve/app.py",

@@ -47,7 +47,7 @@ class ModelConfig(BaseModel):
     user_heads: int = Field(4, ge=1)
     max_positions: int = Field(128, ge=2)
     dropout: float = Field(0.1, ge=0, lt=1)
-    temperature: float = Field(0.0821, gt=0)
+    temperature: float = Field(0.0820849986238988, gt=0)
     new_item_rate: float = Field(0.25, ge=0, lt=1)
     look_ahead: float = Field(0.5, ge=0, le=1)
     profile_only: float = Field(0.15, ge=0, le=1)

@@ -30,6 +30,10 @@ class UserMistakeError(Exception):
     """A ValueError of a worker, told apart from failures of the machine."""
 
 
+class DivergedWorkerError(UserMistakeError):
+    """A DivergedError of a worker."""
+
+
 class StopRequest:
     """An actor on the driver's node: whether the workers shall stop, and whether they have asked lately."""
 
@@ -78,7 +82,7 @@ def work(given: dict[str, Any]) -> str:
     from rayrec.config import is_refusal
     from rayrec.storage import download_directory
     from rayrec.train.notices import NOTHING, Notices
-    from rayrec.train.surroundings import Stopped
+    from rayrec.train.surroundings import DivergedError, Stopped
     from rayrec.train.worker import Worker
 
     local: WorkerSettings = pickle.loads(given["settings"])
@@ -105,5 +109,6 @@ def work(given: dict[str, Any]) -> str:
         except ValueError as error:
             if not is_refusal(error):
                 raise
-            raise UserMistakeError(str(error)) from error
+            kind = DivergedWorkerError if isinstance(error, DivergedError) else UserMistakeError
+            raise kind(str(error)) from error
     return ""

@@ -19,7 +19,7 @@ from rayrec.train.config import StageConfig, TrainConfig
 from rayrec.train.engine import Engine
 from rayrec.train.meter import Meter
 from rayrec.train.notices import SAVE, STOP
-from rayrec.train.surroundings import Callbacks, Feed, LoopState, Saving, Stopped
+from rayrec.train.surroundings import Callbacks, DivergedError, Feed, LoopState, Saving, Stopped
 
 
 def seed_of(*parts: int) -> int:
@@ -84,7 +84,8 @@ def run_stage(
 
     Raises:
         Stopped: a notice asked for it.
-        ValueError: no row has a target; steps were skipped in a row, and going back did not help or could not be.
+        ValueError: no row has a target.
+        DivergedError: steps were skipped in a row, and going back did not help or could not be.
     """
     if not state.best:
         with meter.during("validate"):
@@ -149,7 +150,7 @@ def _rolled_back(
     restored = saving.restore() if state.step > state.rolled_back_from else None
     if restored is None:
         tried = f"as before step {state.rolled_back_from}" if state.rolled_back_from else "with no checkpoint before"
-        raise ValueError(
+        raise DivergedError(
             f"stage {stage.name!r} diverged: {state.skipped_in_a_row} steps in a row up to step {state.step}, {tried}, "
             f"had a loss or a gradient that is not finite (losses {losses.tolist()}); expected finite ones: lower its "
             f"learning_rates or look at the rows of the last one, which lie in {keep()}; then use another run folder"

@@ -23,6 +23,10 @@ class Stopped(Exception):  # noqa: N818 (nothing went wrong)
         self.saved = saved
 
 
+class DivergedError(ValueError):
+    """Training went to where no loss is finite, and going back did not help: its settings are at fault."""
+
+
 @dataclass(frozen=True)
 class LoopState:
     """Where a stage stands: what a checkpoint holds beside DeepSpeed's shards.

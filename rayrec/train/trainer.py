@@ -5,7 +5,7 @@ Signals reach the workers by an actor: rank 0 asks it about once a second.
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import ceil
 from typing import Any
 
@@ -24,9 +24,10 @@ from rayrec.text import item_texts
 from rayrec.tracking import require_wandb
 from rayrec.train import entry
 from rayrec.train.config import TrainConfig
-from rayrec.train.entry import ANSWER_S, StopRequest, UserMistakeError, orders
+from rayrec.train.entry import ANSWER_S, DivergedWorkerError, StopRequest, UserMistakeError, orders
 from rayrec.train.initial import model_of
 from rayrec.train.notices import listening
+from rayrec.train.surroundings import DivergedError
 from rayrec.train.trust import OF_THE_MACHINES, checkpoint_key
 from rayrec.train.worker import WorkerSettings
 
@@ -41,11 +42,13 @@ class Trial:
 
     Attributes:
         states: URI of the folder where trials share the states of the catalogue.
-        report: a ray.train.UserCallback, told of each validation: `steps` over all stages, the best `value` so far.
+        report: a ray.train.UserCallback, told of each validation of the last stage: `steps`, the best `value` so far.
+        key: checkpoint_key() of the driver, whose environment a trial lacks.
     """
 
     states: str
     report: Any
+    key: bytes | None = field(default=None, repr=False)
 
 
 def _until_stopped(work: Callable[[Any], str]) -> None:
@@ -98,7 +101,8 @@ def _fit(settings: WorkerSettings, request: Any, trial: Trial | None) -> str:
     except WorkerGroupError as error:
         refused = [failure for failure in error.worker_failures.values() if isinstance(failure, UserMistakeError)]
         if refused:
-            raise ValueError(str(refused[0])) from error
+            kind = DivergedError if isinstance(refused[0], DivergedWorkerError) else ValueError
+            raise kind(str(refused[0])) from error
         raise
 
 
@@ -163,7 +167,7 @@ def train(
         return manifest(uri, "training")
     names = config.systems()
     _check_stages([join(absolute(uri), name) for name in names], provenance)
-    key = checkpoint_key()
+    key = checkpoint_key() if trial is None else trial.key
     data = Dataset(dataset)
     if data.history_length + 2 > model.max_positions:
         raise ValueError(

@@ -81,7 +81,7 @@ class Worker:
         settings: what to do.
         notice: notices.NOTHING, SAVE or STOP, as this worker was asked; cheap.
         device: to train on.
-        told: called by every rank after each validation, with `steps` over all stages and the best `value` until then.
+        told: called by every rank after each validation of the last stage: its `steps`, the best `value` so far.
         """
         self.step = 0
         self.told, self.best = told, 0.0
@@ -268,10 +268,11 @@ class Worker:
 
     def _validated(self, index: int, step: int, metrics: Mapping[str, float]) -> float:
         """Logs and tells a validation of one of all_stages(); returns its value."""
-        *before, stage = self.settings.config.all_stages()[: index + 1]
-        self._log(f"{stage.name}/valid", step, metrics)
+        stages = self.settings.config.all_stages()
+        self._log(f"{stages[index].name}/valid", step, metrics)
         self.best = max(self.best, metrics["value"])
-        self.told({"steps": sum(one.steps for one in before) + step, "value": self.best})
+        if index == len(stages) - 1:
+            self.told({"steps": step, "value": self.best})
         return metrics["value"]
 
     def publish(

@@ -48,11 +48,13 @@ class TuneConfig(BaseModel):
     A trial trains that stage and those it starts from. `space` maps keys, such as
     train.stages.tuned.learning_rates.language_model, to what is drawn for them; without it the usual keys are searched
     around the config's values. `search` draws by a tree-structured Parzen estimator (Bergstra et al., 2011) or at
-    random. `scheduler` stops trials that fall behind: asha compares them after `grace` of their steps, and again when
-    they have done `reduction` times as many (Li et al., 2020); median where they lie below the median of the others.
+    random. `scheduler` stops trials that fall behind: asha compares them after `grace` of `export_stage`'s steps, and
+    again when they have done `reduction` times as many (Li et al., 2020); median where they lie below the median of the
+    others. What a stage before it does is never judged by itself.
 
-    The search ends with `trials` trials, those of earlier commands counted, or after `hours` of this command.
-    `concurrent` trials run at once: by default as many as the cluster has room for.
+    The search ends with `trials` trials, those of earlier commands counted, or after `hours` of this command, whose
+    unfinished trials the next command goes on with. `concurrent` trials run at once: by default as many as the cluster
+    has room for. A process of each waits on the head node.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -20,11 +20,11 @@ class Record:
     Attributes:
         name: name_of() its values.
         values: by key.
-        value: the best validation value that it reached; 0 where training refused to go on.
-        curve: (steps, best value until then) at each validation.
-        state: finished, stopped by the scheduler or by the end of the search, or refused.
-        seconds: how long it ran.
-        why: what refused.
+        value: the best validation value that it reached; 0 where it diverged or its values do not go together.
+        curve: (steps of the stage, best value until then) at each validation since it was last begun.
+        state: finished, stopped by the scheduler, or refused.
+        seconds: how long it ran since it was last begun.
+        why: it was refused.
     """
 
     name: str
@@ -70,7 +70,7 @@ def keep_logs(name: str, uri: str) -> None:
     if filesystem.exists(path):
         filesystem.rm_file(path)
     for folder in folder_names(place):
-        if folder != "logs":
+        if folder not in ("logs", "ended"):  # ended: the rows at which it diverged
             remove(join(place, folder))
 
 
@@ -84,6 +84,7 @@ def best_yaml(config: Mapping[str, Any], best: Record, searched: int) -> str:
     """
     about = f"# The best of {searched} trials, {best.name}: validation value {best.value:.4f}, at:\n"
     about += "".join(f"#   {key}: {short(value)}\n" for key, value in best.values.items())
+    about += "# `run` is that of the search: `rayrec train` refuses it where weights of another config lie there.\n"
     return about + yaml.safe_dump(changed(config, best.values), sort_keys=False)
 
 
@@ -96,7 +97,9 @@ def table(records: Iterable[Record]) -> str:
     """Trials as lines of text, in the order given."""
     rows = [["trial", "value", "steps", "s", "state", "values"]]
     for record in records:
-        values = ", ".join(f"{key.rpartition('.')[2]}={short(value)}" for key, value in record.values.items())
+        values = ", ".join(
+            f"{key.removeprefix('train.stages.')}={short(value)}" for key, value in record.values.items()
+        )
         numbers = [f"{record.value:.4f}", str(record.steps), f"{record.seconds:.0f}"]
         rows.append([record.name, *numbers, record.state, values])
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]

@@ -6,27 +6,27 @@ by itself is read back, for it is pickled.
 """
 
 import json
+import os
 import signal
 import sys
-import time
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
 from functools import partial
-from importlib.util import find_spec
+from types import FrameType
 from typing import Any
 
 import ray
 from ray import tune
-from ray.tune.integration.ray_train import TuneReportCallback
 
 from rayrec.catalogue import encode_catalogue
-from rayrec.config import is_refusal
 from rayrec.data.dataset import Dataset
 from rayrec.storage import (
     absolute,
     exists,
     fingerprint,
-    is_published,
+    folder_names,
     join,
     provenance,
     publish,
@@ -37,148 +37,77 @@ from rayrec.storage import (
 )
 from rayrec.text import item_texts
 from rayrec.train.config import TrainConfig
-from rayrec.train.notices import InterruptedTraining
-from rayrec.train.trainer import Trial, train
+from rayrec.train.notices import SIGNALS, InterruptedTraining
+from rayrec.train.trust import checkpoint_key
 from rayrec.tune.config import TuneConfig
-from rayrec.tune.drawing import STEPS, VALUE, sampler_of, scheduler_of
-from rayrec.tune.results import TRIALS, Record, begin, best_yaml, keep_logs, page, records_of, store, table
-from rayrec.tune.space import (
-    SECTIONS,
-    Settings,
-    Space,
-    check,
-    default_space,
-    determining,
-    name_of,
-    own_values,
-    settings_of,
-    steps_of,
-)
+from rayrec.tune.drawing import VALUE, sampler_of, scheduler_of
+from rayrec.tune.results import Record, best_yaml, keep_logs, page, records_of, table
+from rayrec.tune.space import Settings, Space, determining, name_of, own_values, plan_of
+from rayrec.tune.trials import STATES, Recorder, Search, run_trial
 
-REFUSED = "refused"
-STATES, RAYS, RESULT = "states", "ray", "result"
-"""Folders of a search: states that trials share, Ray Tune's own notes while it runs, what is published."""
-ABOUT = "about.json"
+RAYS, RESULT, ABOUT = "ray", "result", "about.json"
+"""In the search's folder: Ray Tune's own notes while it runs, what is published, what may not change."""
 SLIVER = {"node:__internal_head__": 0.001}
 """What the process of a trial takes, which only waits: had it a share of a processor, two workers would not fit two."""
 
 
-@dataclass(frozen=True)
-class Search:
-    """What all trials share.
+class _Ears(tune.Stopper):
+    """Ends the search at a first SIGINT or SIGTERM, and the process at a second, where the main thread searches."""
 
-    Attributes:
-        dataset: URI of the prepared data set.
-        uri: of the search's folder.
-        config: of the run, as JSON values.
-        stage: whose validation value is searched for.
-        seed: of the run.
-    """
+    def __init__(self) -> None:
+        self.heard: list[int] = []
 
-    dataset: str
-    uri: str
-    config: Mapping[str, Any]
-    stage: str
-    seed: int
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """Of one trial: never."""
+        return False
 
+    def stop_all(self) -> bool:
+        """Of all trials."""
+        return bool(self.heard)
 
-def _trial(values: dict[str, Any], job: Search) -> None:
-    """One trial, in a process of its own; a setting that training refuses is told as the worst there is."""
-    name = name_of(values)
-    begin(name, values, job.uri)
-    settings = settings_of(job.config, values, job.stage)
-    steps = steps_of(settings.train)
-    told: Any = TuneReportCallback()  # type: ignore[no-untyped-call]
-    try:
-        made = train(
-            job.dataset,
-            join(job.uri, TRIALS, name),
-            model=settings.model,
-            loader=settings.loader,
-            config=settings.train,
-            seed=job.seed,
-            provenance=provenance({**job.config, "values": values}),
-            trial=Trial(join(job.uri, STATES), told),
-        )
-    except ValueError as error:
-        if not is_refusal(error):
-            raise
-        tune.report({STEPS: steps, VALUE: 0.0, REFUSED: str(error)})
-    else:
-        tune.report({STEPS: steps, VALUE: made["validation"][job.stage]["value"]})
+    def _hear(self, number: int, frame: FrameType | None) -> None:
+        if self.heard:
+            raise InterruptedTraining(number, "ended at once")
+        self.heard.append(number)
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Hears signals for the block, in the place of Tune, which hears SIGINT alone and says not whether it did."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        with ExitStack() as restored:
+            for number in SIGNALS:
+                restored.callback(signal.signal, number, signal.signal(number, self._hear))
+            os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
+            restored.callback(os.environ.pop, "TUNE_DISABLE_SIGINT_HANDLER")
+            yield
 
 
-class _Recorder(tune.Callback):
-    """Writes each trial's record as soon as Tune is done with it."""
-
-    def __init__(self, uri: str) -> None:
-        """Args:
-        uri: of the search's folder.
-        """
-        self.uri = uri
-        self.curves: dict[str, list[tuple[int, float]]] = {}
-        self.failed: list[str] = []
-
-    def on_trial_result(
-        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
-    ) -> None:
-        """Keeps a point of the trial's curve."""
-        self.curves.setdefault(trial.trial_id, []).append((result[STEPS], result[VALUE]))
-
-    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Records the trial."""
-        name, curve = name_of(trial.config), self.curves.get(trial.trial_id, [])
-        why = trial.last_result.get(REFUSED, "")
-        if why:
-            state = "refused"
-        elif is_published(join(self.uri, TRIALS, name)):
-            state = "finished"
-        else:
-            state = "stopped"
-        if curve:
-            seconds = trial.last_result["time_total_s"]
-            store(Record(name, trial.config, curve[-1][1], curve, state, seconds, why), self.uri)
-
-    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Notes a trial that failed, which the next command tries again."""
-        self.failed.append(f"trial {name_of(trial.config)}: {trial.get_error()}")
-
-
-def room_for(config: TrainConfig, resources: Mapping[str, float]) -> int:
+def room_for(config: TrainConfig, nodes: Iterable[Mapping[str, float]]) -> int:
     """How many trials run at once on a cluster.
 
     Args:
         config: of a trial.
-        resources: of the cluster, as Ray counts them.
+        nodes: what each has, as Ray counts it.
 
     Raises:
         ValueError: not even one.
     """
-    needed = {"CPU": config.fewest_workers * config.cpus_per_worker}
-    if config.use_gpu:
-        needed["GPU"] = config.fewest_workers
-    for kind, amount in needed.items():
-        if resources.get(kind, 0) < amount:
-            raise ValueError(
-                f"a trial needs {amount:g} {kind} ({config.fewest_workers} workers), and the cluster has "
-                f"{resources.get(kind, 0):g}; lower train.num_workers or add nodes (tune.concurrent=1 waits for them)"
-            )
-    return int(min(resources[kind] // amount for kind, amount in needed.items()))
+    needed = {"CPU": config.cpus_per_worker, **({"GPU": 1.0} if config.use_gpu else {})}
+    nodes = list(nodes)
+    workers = sum(int(min(node.get(kind, 0) // amount for kind, amount in needed.items())) for node in nodes)
+    if workers < config.fewest_workers:
+        wanted = " and ".join(f"{amount:g} {kind}" for kind, amount in needed.items())
+        found = ", ".join(f"{sum(node.get(kind, 0) for node in nodes):g} {kind}" for kind in needed)
+        raise ValueError(
+            f"a trial needs {config.fewest_workers} workers of {wanted} each, and the cluster's {len(nodes)} nodes "
+            f"({found}) have room for {workers}; lower train.num_workers, or add nodes (tune.concurrent=1 waits)"
+        )
+    return workers // config.fewest_workers
 
 
-def _check_same(job: Search, about: Mapping[str, Any]) -> None:
-    """Refuses a folder in which something else was searched."""
-    about = json.loads(json.dumps(about))
-    if not exists(join(job.uri, ABOUT)):
-        write_json(join(job.uri, ABOUT), about)
-    for key, value in read_json(join(job.uri, ABOUT)).items():
-        if about[key] != value:
-            raise ValueError(f"{job.uri} holds a search of another {key}; use another run folder, or the one it had")
-
-
-def search(
-    dataset: str, uri: str, *, config: Mapping[str, Any], how: TuneConfig, stage: str, seed: int
-) -> dict[str, Any]:
+def search(dataset: str, uri: str, *, config: Mapping[str, Any], how: TuneConfig, stage: str) -> dict[str, Any]:
     """Searches until the budget is used up, and publishes what was found; the same command again goes on.
 
     Args:
@@ -187,40 +116,44 @@ def search(
         config: of the run, as JSON values: what is tuned, and what best.yaml is made from.
         how: space, budget, sampler, scheduler.
         stage: whose validation value is searched for.
-        seed: of the run.
 
     Returns:
-        `best`, the best trial's name, value and values; `trials` and `failed`, how many ended and how many did not.
+        `best`, the best trial's name, value and values; `trials` and `failed`, how many ended and how many failed.
 
     Raises:
-        ValueError: keys, values or resources that cannot be; training refused every trial.
+        ValueError: keys, values or resources that cannot be; no trial ended in time, or all were refused.
         RuntimeError: every trial failed.
-        InterruptedTraining: SIGINT came.
+        InterruptedTraining: SIGINT or SIGTERM came.
     """
-    for package in ("optuna", "plotly"):
-        if find_spec(package) is None:
-            raise ValueError(f"rayrec tune needs the package {package}, which is not there: pip install 'rayrec[tune]'")
-    settings = settings_of(config, {}, stage)
-    space = how.space or default_space(settings)
-    check(config, space, stage)
-    job = Search(absolute(dataset), absolute(uri), config, stage, seed)
-    drawn = {key: one.model_dump(mode="json") for key, one in space.items()}
-    way = {"stage": stage, **{name: config[name] for name in SECTIONS}, "seed": seed}
-    _check_same(
-        job, {"dataset": fingerprint(dataset, "dataset"), "config": way, "search": {**determining(how), "space": drawn}}
-    )
+    settings, space = plan_of(config, how, stage)
+    about = {"dataset": fingerprint(dataset, "dataset"), **determining(config, how, stage)}
+    job = Search(absolute(dataset), absolute(uri), config, stage, json.loads(json.dumps(about)), checkpoint_key())
     ended, begun = records_of(job.uri)
+    if exists(join(job.uri, ABOUT)):
+        _check_same(job)
     failed: list[str] = []
     if len(ended) < how.trials:
         failed = _run(job, settings, how, space, ended, begun)
         ended, _ = records_of(job.uri)
+    if not ended and failed:
+        raise RuntimeError(f"no trial came to an end; {failed[0]}")
     if not ended:
-        raise RuntimeError(f"no trial came to an end: {failed[0] if failed else 'the search ended before'}")
+        raise ValueError(f"no trial came to its end within tune.hours={how.hours}; the same command goes on with them")
     if all(record.state == "refused" for record in ended):
-        raise ValueError(f"training refused all {len(ended)} trials, the first one so: {ended[0].why}")
+        raise ValueError(f"all {len(ended)} trials were refused, the first one so: {ended[0].why}")
     _publish(job, ended, space)
     best = {"trial": ended[0].name, "value": ended[0].value, "values": dict(ended[0].values)}
     return {"best": best, "trials": len(ended), "failed": len(failed)}
+
+
+def _check_same(job: Search) -> None:
+    """Refuses a folder in which something else was searched."""
+    found = read_json(join(job.uri, ABOUT))
+    other = [key for key, value in job.about.items() if found.get(key) != value]
+    if other:
+        raise ValueError(
+            f"{job.uri} holds a search that had another {', '.join(other)}; use another run folder, or what it had"
+        )
 
 
 def _run(
@@ -232,37 +165,40 @@ def _run(
     begun: list[dict[str, Any]],
 ) -> list[str]:
     """Runs the trials that are missing, those that have begun first; returns what failed."""
-    train_config = settings.train
-    concurrent = how.concurrent or room_for(train_config, ray.cluster_resources())  # type: ignore[no-untyped-call]
-    workers = train_config.fewest_workers, train_config.num_workers
+    config = settings.train
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    concurrent = how.concurrent or room_for(config, nodes)
+    write_json(join(job.uri, ABOUT), job.about)
     texts = item_texts(Dataset(job.dataset).catalogue())
+    workers = config.fewest_workers, config.num_workers
     encode_catalogue(texts, settings.model, join(job.uri, STATES), workers=workers)
-    missing, steps = how.trials - len(ended), steps_of(train_config)
-    known, own = {record.name for record in ended}, own_values(job.config, space)
-    first = [own] if all(drawn.holds(own[key]) for key, drawn in space.items()) else []
-    points = {name_of(values): values for values in [*begun, *first] if name_of(values) not in known}
-    recorder, began = _Recorder(job.uri), time.monotonic()
-    try:
+    missing, known, own = how.trials - len(ended), {record.name for record in ended}, own_values(job.config, space)
+    outside = [key for key, drawn in space.items() if not drawn.holds(own[key])]
+    if outside:
+        print(f"the config's own values are not tried: {', '.join(outside)} lie outside tune.space", file=sys.stderr)
+    points = {name_of(values): values for values in [*begun, *([] if outside else [own])]}
+    first = [values for name, values in points.items() if name not in known][:missing]
+    recorder, ears = Recorder(job.uri, job.stage), _Ears()
+    with ears.listening():
         tune.Tuner(
-            tune.with_resources(partial(_trial, job=job), tune.PlacementGroupFactory([SLIVER])),
+            tune.with_resources(partial(run_trial, job=job), tune.PlacementGroupFactory([SLIVER])),
             tune_config=tune.TuneConfig(
                 metric=VALUE,
                 mode="max",
-                search_alg=sampler_of(how, space, job.seed, ended, list(points.values())[:missing]),
-                scheduler=scheduler_of(how, steps, ended),
+                search_alg=sampler_of(how, space, job.about["seed"], ended, first),
+                scheduler=scheduler_of(how, job.steps, ended),
                 num_samples=missing,
                 max_concurrent_trials=concurrent,
                 time_budget_s=None if how.hours is None else how.hours * 3600,
                 trial_name_creator=lambda trial: name_of(trial.config),
                 trial_dirname_creator=lambda trial: name_of(trial.config),
             ),
-            run_config=tune.RunConfig(name=RAYS, storage_path=job.uri, callbacks=[recorder], verbose=0),
+            run_config=tune.RunConfig(name=RAYS, storage_path=job.uri, callbacks=[recorder], stop=ears, verbose=0),
         ).fit()
-    finally:
+    if RAYS in folder_names(job.uri):
         remove(join(job.uri, RAYS))
-    over = how.hours is not None and time.monotonic() - began >= how.hours * 3600
-    if records_of(job.uri)[1] and not recorder.failed and not over:
-        raise InterruptedTraining(signal.SIGINT, "stopped, with the trials that had ended,")
+    if ears.heard:
+        raise InterruptedTraining(ears.heard[0], "stopped, with the trials that had ended,")
     return recorder.failed
 
 

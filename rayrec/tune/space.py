@@ -5,12 +5,14 @@ import json
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 from rayrec.config import load_values, put
 from rayrec.data.config import LoaderConfig
 from rayrec.models.config import ModelConfig
 from rayrec.train.config import StageConfig, TrainConfig
+from rayrec.train.trust import OF_THE_MACHINES
 from rayrec.tune.config import Choices, Range, TuneConfig, Value
 
 Space = Mapping[str, Range | Choices]
@@ -48,11 +50,6 @@ def way_to(train: TrainConfig, stage: str) -> TrainConfig:
     return train.model_copy(update={"stages": tuple(way), "controls": ()})
 
 
-def steps_of(train: TrainConfig) -> int:
-    """Optimiser steps of a trial that nothing stops."""
-    return sum(stage.steps for stage in train.all_stages())
-
-
 def changed(config: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
     """A config as JSON values, with others for some of its keys.
 
@@ -84,12 +81,13 @@ def settings_of(config: Mapping[str, Any], values: Mapping[str, Any], stage: str
 def default_space(settings: Settings) -> dict[str, Range | Choices]:
     """What is usually worth a search: the last stage's learning rates, regularisation, capacity, negatives.
 
-    The settings' own values are in it.
+    The settings' own values are in it, but for a weight decay of 0.
     """
     stage = settings.train.stages[-1]
     space: dict[str, Range | Choices] = {
         f"train.stages.{stage.name}.learning_rates.{group}": Range(low=rate / AROUND, high=rate * AROUND, log=True)
         for group, rate in stage.learning_rates.items()
+        if rate > 0
     }
     model, loader = settings.model, settings.loader
     decay, dropout, temperature = settings.train.weight_decay, model.dropout, model.temperature
@@ -144,11 +142,40 @@ def check(config: Mapping[str, Any], space: Space, stage: str) -> None:
             settings_of(config, {key: value}, stage)
 
 
+def plan_of(config: Mapping[str, Any], how: TuneConfig, stage: str) -> tuple[Settings, dict[str, Range | Choices]]:
+    """What a trial trains with before anything is drawn, and what is drawn.
+
+    Args:
+        config: of the run, as JSON values.
+        how: the search.
+        stage: whose validation value is searched for.
+
+    Raises:
+        ValueError: the extra is not installed; the config takes not all that may be drawn.
+    """
+    for package in ("optuna", "plotly"):
+        if find_spec(package) is None:
+            raise ValueError(f"rayrec tune needs the package {package}, which is not there: pip install 'rayrec[tune]'")
+    settings = settings_of(config, {}, stage)
+    space = how.space or default_space(settings)
+    check(config, space, stage)
+    return settings, space
+
+
 def name_of(values: Mapping[str, Any]) -> str:
     """The name of a trial, the same for the same values."""
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def determining(config: TuneConfig) -> dict[str, Any]:
-    """What may not change while a search goes on, as JSON values."""
-    return config.model_dump(mode="json", exclude={"trials", "hours", "concurrent"})
+def determining(config: Mapping[str, Any], how: TuneConfig, stage: str) -> dict[str, Any]:
+    """What may not change while a search goes on, as JSON values.
+
+    Args:
+        config: of the run, as JSON values.
+        how: the search.
+        stage: whose validation value is searched for.
+    """
+    train = {key: value for key, value in config["train"].items() if key not in OF_THE_MACHINES}
+    searched = how.model_dump(mode="json", exclude={"trials", "hours", "concurrent"})
+    sections = {name: config[name] for name in SECTIONS}
+    return {**sections, "train": train, "seed": config["seed"], "export_stage": stage, "tune": searched}

@@ -8,24 +8,29 @@ from typing import Any
 import pytest
 from optuna.trial import TrialState
 from ray.tune.schedulers import TrialScheduler
+from ray.tune.search import Searcher
 
 from rayrec.config import load_config
 from rayrec.stages import RunConfig
+from rayrec.storage import publish
 from rayrec.train.config import StageConfig, TrainConfig
+from rayrec.tune import space
 from rayrec.tune.config import Choices, Range, TuneConfig
 from rayrec.tune.drawing import sampler_of, scheduler_of
-from rayrec.tune.results import Record, begin, best_yaml, page, records_of, store, table
+from rayrec.tune.results import Record, begin, best_yaml, keep_logs, page, records_of, store, table
 from rayrec.tune.search import room_for
 from rayrec.tune.space import (
     changed,
     check,
     default_space,
+    determining,
     name_of,
     own_values,
+    plan_of,
     settings_of,
-    steps_of,
     way_to,
 )
+from rayrec.tune.trials import Recorder
 
 CONFIG: dict[str, Any] = RunConfig().model_dump(mode="json")
 RATE = "train.stages.tuned.learning_rates.language_model"
@@ -40,7 +45,6 @@ def record(name: str, value: float, rate: float = 1e-3, steps: int = 100, state:
 def test_a_trial_trains_the_stage_and_those_it_starts_from() -> None:
     way = way_to(TrainConfig(controls=("random_weights",)), "tuned")
     assert [stage.name for stage in way.all_stages()] == ["scales", "frozen", "tuned"]
-    assert steps_of(way) == 60 + 120 + 20
     assert [stage.name for stage in way_to(TrainConfig(), "id_only").stages] == ["id_only"]
 
 
@@ -90,12 +94,12 @@ def test_a_range_that_is_none_is_refused(bounds: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("stage", ["frozen", "tuned", "text_id"])
 def test_the_default_space_is_taken_by_the_config_and_holds_its_own_values(stage: str) -> None:
-    space = default_space(settings_of(CONFIG, {}, stage))
-    check(CONFIG, space, stage)
-    own = own_values(CONFIG, space)
-    assert all(drawn.holds(own[key]) for key, drawn in space.items())
-    assert {key.split(".")[2] for key in space if "learning_rates" in key} == {stage}
-    assert ("model.lora.rank" in space) == (stage != "frozen")
+    drawn = default_space(settings_of(CONFIG, {}, stage))
+    check(CONFIG, drawn, stage)
+    own = own_values(CONFIG, drawn)
+    assert all(one.holds(own[key]) for key, one in drawn.items())
+    assert {key.split(".")[2] for key in drawn if "learning_rates" in key} == {stage}
+    assert ("model.lora.rank" in drawn) == (stage != "frozen")
 
 
 def test_a_name_follows_the_values_alone() -> None:
@@ -133,7 +137,7 @@ def test_the_page_shows_every_trial_and_loads_nothing() -> None:
     outside = re.sub(r"<script[^>]*>.*?</script>", "", made, flags=re.DOTALL)
     assert not re.findall(r"(?:src|href)=", outside)
     assert table(records).splitlines()[2].split() == [
-        *("other", "0.2000", "30", "12", "stopped", "language_model=0.005,", "rank=4")
+        *("other", "0.2000", "30", "12", "stopped", "tuned.learning_rates.language_model=0.005,", "model.lora.rank=4")
     ]
 
 
@@ -172,15 +176,82 @@ def test_asha_is_told_of_earlier_trials() -> None:
     assert decision([], 0.01) == TrialScheduler.CONTINUE
 
 
-def test_trials_at_once_are_bounded_by_the_cluster() -> None:
+def test_no_values_are_drawn_twice_and_a_small_space_ends() -> None:
+    three, values = {"model.lora.rank": Choices(choices=(2, 4, 8))}, {"model.lora.rank": 4}
+    sampler = sampler_of(TuneConfig(), three, 0, [Record(name_of(values), values, 0.1, [], "finished", 1.0)], [])
+    drawn = [sampler.suggest(str(number)) for number in range(3)]
+    assert sorted(one["model.lora.rank"] for one in drawn[:2]) == [2, 8]
+    assert drawn[2] == Searcher.FINISHED
+
+
+def test_a_command_after_a_crash_draws_other_values_than_the_crashed_one() -> None:
+    own = {RATE: 2e-3, "model.lora.rank": 2}
+    first = sampler_of(TuneConfig(), SPACE, 0, [], [own])
+    crashed = [first.suggest("0"), first.suggest("1")]
+    again = sampler_of(TuneConfig(), SPACE, 0, [], crashed)
+    assert [again.suggest("0"), again.suggest("1")] == crashed
+    assert again.suggest("2") not in crashed
+
+
+def test_trials_at_once_are_bounded_by_the_nodes() -> None:
     two = TrainConfig(num_workers=2)
-    assert room_for(two, {"CPU": 9.0}) == 4
-    assert room_for(TrainConfig(num_workers=4, min_workers=1, cpus_per_worker=2), {"CPU": 9.0}) == 4
-    assert room_for(two.model_copy(update={"use_gpu": True}), {"CPU": 64.0, "GPU": 6.0}) == 3
-    with pytest.raises(ValueError, match=re.escape("a trial needs 2 CPU (2 workers), and the cluster has 1")):
-        room_for(two, {"CPU": 1.0})
-    with pytest.raises(ValueError, match=re.escape("a trial needs 2 GPU (2 workers), and the cluster has 0")):
-        room_for(two.model_copy(update={"use_gpu": True}), {"CPU": 8.0})
+    assert room_for(two, [{"CPU": 9.0}]) == 4
+    assert room_for(TrainConfig(cpus_per_worker=8), [{"CPU": 12.0}] * 4) == 2
+    assert room_for(TrainConfig(num_workers=4, min_workers=1, cpus_per_worker=2), [{"CPU": 9.0}]) == 4
+    assert room_for(two.model_copy(update={"use_gpu": True}), [{"CPU": 64.0, "GPU": 6.0}, {"CPU": 64.0}]) == 3
+    wanted = "a trial needs 2 workers of 1 CPU each, and the cluster's 1 nodes (1 CPU) have room for 1"
+    with pytest.raises(ValueError, match=re.escape(wanted)):
+        room_for(two, [{"CPU": 1.0}])
+    with pytest.raises(ValueError, match=re.escape("of 1 CPU and 1 GPU each")):
+        room_for(two.model_copy(update={"use_gpu": True}), [{"CPU": 8.0}])
+
+
+def ended_trial(values: dict[str, Any], **result: Any) -> Any:
+    return SimpleNamespace(trial_id="t", config=values, last_result={"time_total_s": 3.5, **result})
+
+
+def recorded(recorder: Recorder, trial: Any, *curve: tuple[int, float]) -> Record:
+    """The record of a trial that reported some points and was then done."""
+    for steps, value in curve:
+        recorder.on_trial_result(0, [], trial, {"steps": steps, "value": value})
+    recorder.on_trial_complete(0, [], trial)
+    return next(one for one in records_of(recorder.uri)[0] if one.name == name_of(trial.config))
+
+
+def test_what_became_of_a_trial_is_recorded(tmp_path: Path) -> None:
+    uri = str(tmp_path)
+    stopped = recorded(Recorder(uri, "tuned"), ended_trial({"a": 1}), (0, 0.1), (5, 0.2))
+    assert (stopped.state, stopped.value, stopped.steps, stopped.seconds) == ("stopped", 0.2, 5, 3.5)
+    values, validation = {"a": 2}, {"tuned": {"steps": 7, "value": 0.4}}
+    publish(f"{uri}/trials/{name_of(values)}", "training", {}, validation=validation)
+    finished = recorded(Recorder(uri, "tuned"), ended_trial(values), (0, 0.1), (5, 0.2))
+    assert (finished.state, finished.value, finished.steps) == ("finished", 0.4, 7)
+    refused = recorded(Recorder(uri, "tuned"), ended_trial({"a": 3}, refused="it diverged"), (0, 0.9))
+    assert (refused.state, refused.value, refused.why) == ("refused", 0.0, "it diverged")
+
+
+def test_of_a_trial_that_was_not_the_best_logs_and_record_are_kept(tmp_path: Path) -> None:
+    place = tmp_path / "trials" / "a"
+    for name in ("logs", "ended", "checkpoints", "tuned"):
+        (place / name).mkdir(parents=True)
+    publish(str(place), "training", {})
+    store(record("a", 0.1), str(tmp_path))
+    keep_logs("a", str(tmp_path))
+    assert sorted(path.name for path in place.iterdir()) == ["ended", "logs", "record.json"]
+
+
+def test_what_may_change_while_a_search_goes_on() -> None:
+    about = determining(CONFIG, TuneConfig(), "tuned")
+    machines = changed(CONFIG, {"train.num_workers": 7, "train.checkpoint_every": 3})
+    assert determining(machines, TuneConfig(trials=99, hours=2, concurrent=3), "tuned") == about
+    assert determining(changed(CONFIG, {"train.clip": 2.0}), TuneConfig(), "tuned") != about
+    assert determining(CONFIG, TuneConfig(search="random"), "tuned") != about
+
+
+def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(space, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=re.escape("package optuna, which is not there: pip install 'rayrec[tune]'")):
+        plan_of(CONFIG, TuneConfig(), "tuned")
 
 
 def test_stages_of_a_file_are_found_by_name(tmp_path: Path) -> None:
