@@ -16,13 +16,14 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import ray
-import ray.train  # noqa: F401
+import ray.train
 from ray.train.v2._internal.execution.context import get_train_context
 
 if TYPE_CHECKING:
     from rayrec.train.worker import WorkerSettings
 
 ANSWER_S = 10
+GROUP = "placement_group"
 _LISTENS_S = 30
 
 
@@ -55,6 +56,13 @@ def _leaving() -> Collection[str]:
     """The nodes of this fit that are about to be taken, as Ray Train has told this worker."""
     info = get_train_context().preemption_context.preemption_info
     return [] if info is None else [f"node {node}" for node in info.preempted_node_ids]
+
+
+def _report(figures: dict[str, Any]) -> None:
+    """Tells Ray Train of a validation, and where the workers are: whoever ends the trial has to free that place."""
+    group = ray.util.get_current_placement_group()
+    assert group is not None, "Ray Train places workers in a group"
+    ray.train.report({**figures, GROUP: group.id.hex()})
 
 
 def orders(settings: "WorkerSettings", request: Any, told: bool) -> dict[str, Any]:
@@ -101,7 +109,7 @@ def work(given: dict[str, Any]) -> str:
             pretrained: download_directory(uri, os.path.join(directory, f"states_{pretrained}"))
             for pretrained, uri in local.states.items()
         }
-        told = ray.train.report if given["told"] else lambda figures: None
+        told = _report if given["told"] else lambda figures: None
         try:
             Worker(replace(local, states=states), notice, ray.train.torch.get_device(), told).run()
         except Stopped as stopped:

@@ -7,10 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ray import tune
+from ray import PlacementGroupID, tune
 from ray.tune.integration.ray_train import TuneReportCallback
+from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from rayrec.storage import is_published, join, manifest, provenance
+from rayrec.train.entry import GROUP
 from rayrec.train.surroundings import DivergedError
 from rayrec.train.trainer import Trial, train
 from rayrec.tune.drawing import STEPS, VALUE
@@ -94,12 +96,15 @@ class Recorder(tune.Callback):
         """
         self.uri, self.stage = uri, stage
         self.curves: dict[str, list[tuple[int, float]]] = {}
+        self.groups: dict[str, str] = {}
         self.failed: list[str] = []
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        """Keeps a point of the trial's curve."""
+        """Keeps a point of the trial's curve, and where its workers are."""
+        if GROUP in result:
+            self.groups[trial.trial_id] = result[GROUP]
         if REFUSED not in result:
             self.curves.setdefault(trial.trial_id, []).append((result[STEPS], result[VALUE]))
 
@@ -113,13 +118,21 @@ class Recorder(tune.Callback):
             curve, state = [*(point for point in curve if point[0] < last[0]), last], "finished"
         else:
             state = "refused" if why else "stopped"
+            self._free(trial)
         value = 0.0 if why or not curve else curve[-1][1]
         seconds = trial.last_result.get("time_total_s", 0.0)
         store(Record(name, trial.config, value, curve, state, seconds, why), self.uri)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Tells of a trial that failed, which the next command tries again."""
+        self._free(trial)
         error = Path(trial.error_file)
         said = error.read_text().strip().splitlines()[-1] if error.exists() else "it does not say why"
         self.failed.append(f"trial {name_of(trial.config)} failed: {said}")
         print(self.failed[-1], file=sys.stderr)
+
+    def _free(self, trial: Any) -> None:
+        """Ends the workers of a trial that Tune has stopped; Ray Train does where there is a dashboard to ask."""
+        group = self.groups.pop(trial.trial_id, None)
+        if group is not None:
+            remove_placement_group(PlacementGroup(PlacementGroupID(bytes.fromhex(group))))
