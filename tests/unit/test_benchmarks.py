@@ -258,7 +258,7 @@ def test_sets_are_counted_and_those_that_are_not_there_are_told(tmp_path: Path) 
     assert lines[-1] == "- Not there, so not counted: x"
 
 
-OTHER_BLOCKS = ("datasets", "protocols", "quality", "faults", "checkpoints", "scaling", "cost_model")
+OTHER_BLOCKS = ("datasets", "protocols", "quality", "faults", "checkpoints", "scaling", "tune", "cost_model")
 
 
 def test_blocks_are_filled_and_the_rest_is_left_alone(tmp_path: Path) -> None:
