@@ -24,6 +24,12 @@ def _span(values: Sequence[float]) -> str:
     return " to ".join(f"{value:.2f}" for value in values)
 
 
+def _goal_table(result: Result) -> list[str]:
+    goals = result["goals"].items()
+    rows = [[name.replace("_", " "), seen, wanted, "yes" if met else "NO"] for name, (seen, wanted, met) in goals]
+    return table(["", "seen", "wanted", "met"], rows)
+
+
 def fault_table(folder: Path) -> list[str]:
     """What hosts that are killed cost a training.
 
@@ -35,10 +41,6 @@ def fault_table(folder: Path) -> list[str]:
         return []
     if result["skipped"]:
         return [f"Skipped: {result['skipped']}."]
-    goals = [
-        [name.replace("_", " "), seen, wanted, "yes" if met else "NO"]
-        for name, (seen, wanted, met) in result["goals"].items()
-    ]
     failures = [
         [
             str(number),
@@ -52,7 +54,7 @@ def fault_table(folder: Path) -> list[str]:
     ]
     head = ["killed", "after, s", "at step", "steps repeated", "noticed after, s", "next new step after, s"]
     return [
-        *table(["", "seen", "wanted", "met"], goals),
+        *_goal_table(result),
         "",
         *table(head, failures),
         "",
@@ -186,9 +188,8 @@ def search_table(folder: Path) -> list[str]:
     ]
     low, high = result["interval"]
     head = ["search", "trials", "steps", "seconds of trials", "seconds", "best validation value", "trials that"]
-    goals = [[name, seen, wanted, "yes" if met else "NO"] for name, (seen, wanted, met) in result["goals"].items()]
     interval = f"- 95 % interval of the grid's best: [{low:.4f}, {high:.4f}]"
-    return [*table(head, rows), "", *table(["", "seen", "wanted", "met"], goals), "", interval, f"- {about(result)}"]
+    return [*table(head, rows), "", *_goal_table(result), "", interval, f"- {about(result)}"]
 
 
 def _prediction_table(predictions: Sequence[Result]) -> list[str]:

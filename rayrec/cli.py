@@ -35,8 +35,12 @@ READS = {
     "serve": ("bundle",),
 }
 PUBLISHES = {
-    **{"prepare": "dataset", "forget": "dataset", "tune": "found"},
-    **{"train": "weights", "evaluate": "report", "export": "bundle"},
+    "prepare": "dataset",
+    "forget": "dataset",
+    "tune": "found",
+    "train": "weights",
+    "evaluate": "report",
+    "export": "bundle",
 }
 NEXT = {"prepare": "train", "train": "evaluate", "evaluate": "export", "export": "serve"}
 USER_MISTAKE, FAILURE = 2, 1
